@@ -1,0 +1,12 @@
+"""The error a user caused and can mend; the command line prints it as one line and exits with 2."""
+
+from collections.abc import Iterable
+
+
+class UsageError(ValueError):
+    """Say which value was refused and which ones are allowed."""
+
+    @classmethod
+    def unknown(cls, what: str, value: object, allowed: Iterable[str]) -> "UsageError":
+        """Return the error for a name that is not in a catalogue or registry."""
+        return cls(f"unknown {what} {value!r}; allowed: {', '.join(sorted(allowed))}")

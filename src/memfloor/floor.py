@@ -1,0 +1,170 @@
+"""The analytic floor: the bytes one decode step must move, by cause, and the time they take at a bandwidth.
+
+Three conventions answer "which bytes": `paper` counts every parameter, as the study does; `streamed` counts
+what a step really reads; `blocks` counts the decoder blocks alone, as the study's Figure 2 does.
+Source: arXiv 2605.30571, section 3.4.
+"""
+
+from dataclasses import asdict, dataclass, replace
+
+from memfloor.errors import UsageError
+from memfloor.spec import ModelSpec, WeightFormat, Workload, kv_format, weight_format
+
+CONVENTIONS = ("streamed", "paper", "blocks")
+
+
+@dataclass(frozen=True, slots=True)
+class StepTraffic:
+    """Hold the bytes of one decode step, by cause.
+
+    Activations are left out: at batch 1 they stay in cache.
+    """
+
+    attention_weights: int
+    mlp_weights: int
+    head: int
+    embedding: int
+    norms_and_biases: int
+    scales: int
+    kv_read: int
+    kv_write: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Sum all causes."""
+        return sum(self.by_cause().values())
+
+    def by_cause(self) -> dict[str, int]:
+        """Return the bytes keyed by cause, in the order of the fields."""
+        return asdict(self)
+
+
+def projections(spec: ModelSpec) -> dict[str, tuple[int, int]]:
+    """Return the [N, K] shape of each weight matrix of one decoder block, by its Hugging Face name."""
+    query = spec.num_attention_heads * spec.head_dim
+    kv = spec.num_key_value_heads * spec.head_dim
+    return {
+        "q_proj": (query, spec.hidden_size),
+        "k_proj": (kv, spec.hidden_size),
+        "v_proj": (kv, spec.hidden_size),
+        "o_proj": (spec.hidden_size, query),
+        "gate_proj": (spec.intermediate_size, spec.hidden_size),
+        "up_proj": (spec.intermediate_size, spec.hidden_size),
+        "down_proj": (spec.hidden_size, spec.intermediate_size),
+    }
+
+
+def parameter_count(spec: ModelSpec) -> int:
+    """Return the number of distinct parameters; a tied head is counted once."""
+    block = sum(rows * columns for rows, columns in projections(spec).values()) + _vectors_per_block(spec)
+    tables = 1 if spec.tie_word_embeddings else 2
+    return spec.num_hidden_layers * block + tables * spec.vocab_size * spec.hidden_size + spec.hidden_size
+
+
+def kv_bytes_per_token(spec: ModelSpec, kv: str = "bf16") -> int:
+    """Return the bytes that one token adds to the KV cache over all layers."""
+    return 2 * spec.num_hidden_layers * spec.num_key_value_heads * kv_format(kv).vector_bytes(spec.head_dim)
+
+
+def step_traffic(spec: ModelSpec, workload: Workload, convention: str = "streamed") -> StepTraffic:
+    """Return the bytes one decode step moves.
+
+    Args:
+        spec: The model.
+        workload: Context, batch and formats.
+        convention: `streamed` (one embedding row per sequence, the head once, KV read and the KV write),
+            `paper` (all parameters and the KV read) or `blocks` (decoder blocks and the KV read).
+
+    Raises:
+        UsageError: The convention is unknown or the context is beyond the model's.
+    """
+    if convention not in CONVENTIONS:
+        raise UsageError.unknown("convention", convention, CONVENTIONS)
+    check_context(spec, workload.context_len)
+    streamed = _streamed(spec, workload)
+    if convention == "paper":
+        table = _vector_bytes(workload, spec.vocab_size * spec.hidden_size)
+        # A tied table is one tensor: it is read whole as the head and not a second time.
+        return replace(streamed, embedding=0 if spec.tie_word_embeddings else table, kv_write=0)
+    if convention == "blocks":
+        final_norm = _vector_bytes(workload, spec.hidden_size)
+        head_scales = weight_format(workload.head).scales_bytes(spec.vocab_size, spec.hidden_size)
+        return replace(
+            streamed,
+            head=0,
+            embedding=0,
+            kv_write=0,
+            norms_and_biases=streamed.norms_and_biases - final_norm,
+            scales=streamed.scales - head_scales,
+        )
+    return streamed
+
+
+def floor_seconds(traffic: StepTraffic, bytes_per_second: float) -> float:
+    """Return the time the traffic takes at a bandwidth."""
+    if not bytes_per_second > 0:
+        raise UsageError(f"bandwidth must be above zero, not {bytes_per_second}")
+    return traffic.total_bytes / bytes_per_second
+
+
+def check_context(spec: ModelSpec, context_len: int) -> None:
+    """Refuse a context the model was not made for.
+
+    Raises:
+        UsageError: The context is beyond `max_position_embeddings`.
+    """
+    if context_len > spec.max_position_embeddings:
+        raise UsageError(
+            f"context {context_len} is beyond {spec.name}'s {spec.max_position_embeddings} positions; "
+            f"allowed: 1 to {spec.max_position_embeddings}"
+        )
+
+
+def _streamed(spec: ModelSpec, workload: Workload) -> StepTraffic:
+    weights, head = weight_format(workload.weights), weight_format(workload.head)
+    shapes = projections(spec)
+    attention = [shapes[name] for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
+    mlp = [shapes[name] for name in ("gate_proj", "up_proj", "down_proj")]
+    layers = spec.num_hidden_layers
+    vectors = layers * _vectors_per_block(spec) + spec.hidden_size
+    return StepTraffic(
+        attention_weights=layers * _matrix_bytes(weights, attention),
+        mlp_weights=layers * _matrix_bytes(weights, mlp),
+        head=head.weight_bytes(spec.vocab_size, spec.hidden_size),
+        embedding=workload.batch * _vector_bytes(workload, spec.hidden_size),
+        norms_and_biases=_vector_bytes(workload, vectors),
+        scales=layers * sum(weights.scales_bytes(*shape) for shape in shapes.values())
+        + head.scales_bytes(spec.vocab_size, spec.hidden_size),
+        kv_read=workload.batch * _kv_read_bytes(spec, workload),
+        kv_write=workload.batch * kv_bytes_per_token(spec, workload.kv),
+    )
+
+
+def _matrix_bytes(weights: WeightFormat, shapes: list[tuple[int, int]]) -> int:
+    return sum(weights.weight_bytes(rows, columns) for rows, columns in shapes)
+
+
+def _vectors_per_block(spec: ModelSpec) -> int:
+    # Two norms, the optional per-head norms of Q and K, and the biases.
+    query = spec.num_attention_heads * spec.head_dim
+    kv = spec.num_key_value_heads * spec.head_dim
+    return (
+        2 * spec.hidden_size
+        + 2 * spec.head_dim * spec.qk_norm
+        + (query + 2 * kv) * spec.qkv_bias
+        + spec.hidden_size * spec.attention_output_bias
+        + (2 * spec.intermediate_size + spec.hidden_size) * spec.mlp_bias
+    )
+
+
+def _vector_bytes(workload: Workload, count: int) -> int:
+    # Embedding rows, norms and biases stay in the model's own type when the matrices are quantised.
+    weights = weight_format(workload.weights)
+    return count * (2 if weights.is_quantized else weights.bits // 8)
+
+
+def _kv_read_bytes(spec: ModelSpec, workload: Workload) -> int:
+    per_layer_token = kv_bytes_per_token(spec, workload.kv) // spec.num_hidden_layers
+    full_layers = spec.num_hidden_layers - spec.num_sliding_layers
+    windowed = min(workload.context_len, spec.sliding_window or workload.context_len)
+    return per_layer_token * (full_layers * workload.context_len + spec.num_sliding_layers * windowed)

@@ -1,0 +1,46 @@
+"""The memory systems of the catalogue: datasheet peak, size and source, found by name or by the driver's name."""
+
+import tomllib
+from functools import cache
+from importlib.resources import files
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from memfloor.errors import UsageError
+
+
+class MemorySystem(BaseModel):
+    """Describe the memory of one device as its datasheet does; measured figures live in records."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    driver_names: tuple[str, ...] = ()
+    peak_bytes_per_second: float = Field(gt=0)
+    memory_bytes: int = Field(gt=0)
+    last_level_cache_bytes: int = Field(gt=0)
+    source: str
+
+
+@cache
+def catalogue() -> dict[str, MemorySystem]:
+    """Return every device of the catalogue by its short name."""
+    entries = tomllib.loads((files("memfloor") / "data" / "devices.toml").read_text())
+    return {name: MemorySystem(name=name, **entry) for name, entry in entries.items()}
+
+
+def find_device(name: str) -> MemorySystem:
+    """Return a device by its short name or by its exact driver name.
+
+    Raises:
+        UsageError: Nothing of that name is in the catalogue, so no peak is known.
+    """
+    device = catalogue().get(name) or match_driver_name(name)
+    if device is None:
+        raise UsageError.unknown("device", name, catalogue())
+    return device
+
+
+def match_driver_name(driver_name: str) -> MemorySystem | None:
+    """Return the device a driver calls by exactly this name, or None: a near miss has another bandwidth."""
+    return next((device for device in catalogue().values() if driver_name in device.driver_names), None)

@@ -1,0 +1,194 @@
+"""The schema of a record: raw facts of one run, one failure or one skip; everything else is derived when reading."""
+
+from statistics import median
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from memfloor.spec import ModelSpec, Workload
+
+SCHEMA_VERSION = 1
+
+# A sensor that cannot answer is recorded in its own words, never as a zero.
+Reading = float | str
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+
+class Protocol(_Frozen):
+    """Fix how one run is taken; the defaults are the study's."""
+
+    warmup_steps: int = Field(default=5, ge=1)
+    timed_steps: int = Field(default=30, ge=2)
+    ceiling_passes: int = Field(default=8, ge=1)
+
+    @property
+    def total_steps(self) -> int:
+        """Count every step a run takes: warm-up, timed, and one settling step after the ceiling in the middle."""
+        return self.warmup_steps + self.timed_steps + 1
+
+
+class Cell(_Frozen):
+    """Name one point of a grid: what is decoded, by which runtime, on which kind of device.
+
+    Attributes:
+        options: Options of the runtime, as given.
+        threads: CPU threads of the runtime and of the ceiling; None leaves every allowed core.
+        prefill: Whether the KV cache is filled by a real prefill instead of random numbers.
+        weights_from: Local checkpoint directory; None stands for random weights at the true shape.
+    """
+
+    spec: ModelSpec
+    workload: Workload
+    runtime: str
+    options: dict[str, str] = {}
+    device: Literal["cpu", "cuda"]
+    threads: int | None = Field(default=None, ge=1)
+    prefill: bool = False
+    weights_from: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Return a readable key that differs between any two different cells of one device."""
+        w = self.workload
+        parts = [self.spec.name, self.runtime, *(f"{k}={v}" for k, v in sorted(self.options.items()))]
+        parts += [f"ctx{w.context_len}", f"b{w.batch}", w.weights, f"head-{w.head}", f"kv-{w.kv}", self.device]
+        parts += [f"t{self.threads}"] if self.threads else []
+        parts += ["prefill"] if self.prefill else []
+        parts += [f"from-{self.weights_from}"] if self.weights_from else []
+        return " ".join(parts)
+
+
+class Step(_Frozen):
+    """Hold one step's time: by the synchronised host clock and, on a GPU, between two events on its stream."""
+
+    phase: Literal["warmup", "timed", "settle"]
+    host_seconds: float = Field(gt=0)
+    device_seconds: float | None = Field(default=None, gt=0)
+
+
+class CeilingReading(_Frozen):
+    """Hold one reading of the read-only bandwidth, taken in the process of the run.
+
+    Attributes:
+        after_steps: How many steps had been taken before it.
+        pass_bytes: Bytes that one pass reads.
+        pass_seconds: Time of each pass, in order.
+        method: The kernel and its launch shape.
+    """
+
+    after_steps: int = Field(ge=0)
+    pass_bytes: int = Field(gt=0)
+    pass_seconds: tuple[float, ...] = Field(min_length=1)
+    method: str
+
+    @property
+    def bytes_per_second(self) -> float:
+        """Return the bandwidth of the median pass."""
+        return self.pass_bytes / median(self.pass_seconds)
+
+
+class DeviceInfo(_Frozen):
+    """Describe the device a run was taken on, as its driver does."""
+
+    kind: Literal["cpu", "cuda"]
+    name: str
+    memory_bytes: int
+    last_level_cache_bytes: int | None
+    cores: int
+    driver_version: str | None = None
+    compute_capability: str | None = None
+
+
+class Environment(_Frozen):
+    """Record where a run was taken, and what else went on there.
+
+    Attributes:
+        threads: Threads the runtime was allowed.
+        foreign_load: Busy share of the host's cores that was not this process, over the run.
+        sensors_before: Clocks, temperatures and power before the first step, by sensor name and unit.
+        sensors_after: The same after the last step.
+    """
+
+    device: DeviceInfo
+    cpu_name: str
+    logical_cpus: int
+    host_memory_bytes: int
+    kernel: str
+    python: str
+    packages: dict[str, str]
+    git_commit: str | None
+    huge_pages: str
+    threads: int
+    load_average: float
+    foreign_load: float
+    foreign_gpu_processes: int | None = None
+    sensors_before: dict[str, Reading]
+    sensors_after: dict[str, Reading]
+
+
+class ObservedPath(_Frozen):
+    """Record the path a step really took, read off the running model, not off the request.
+
+    Attributes:
+        operators: Calls per step of each framework operator or kernel.
+        facts: What the runtime can say of itself, such as its attention implementation and dtypes.
+    """
+
+    operators: dict[str, int]
+    facts: dict[str, str]
+
+
+class _Identified(_Frozen):
+    schema_version: Literal[1] = SCHEMA_VERSION
+    record_id: str = Field(pattern=r"^[0-9a-f]{32}$")
+    session_id: str = Field(pattern=r"^[0-9a-f]{32}$")
+    taken_at: str
+    block: int = Field(ge=0)
+    cell: Cell
+
+
+class Run(_Identified):
+    """Hold one fresh process's steps, in order, with its paired ceilings: the unit of resampling."""
+
+    kind: Literal["run"] = "run"
+    protocol: Protocol
+    steps: tuple[Step, ...]
+    ceilings: tuple[CeilingReading, ...] = Field(min_length=1)
+    environment: Environment
+    path: ObservedPath
+
+    @property
+    def step_seconds(self) -> tuple[float, ...]:
+        """Return the timed steps, by the device's clock where there is one."""
+        return tuple(s.device_seconds or s.host_seconds for s in self.steps if s.phase == "timed")
+
+    @property
+    def p50_seconds(self) -> float:
+        """Return the median timed step, the study's statistic."""
+        return median(self.step_seconds)
+
+    @property
+    def ceiling_bytes_per_second(self) -> float:
+        """Return the paired ceiling: the median of its readings before, between and after the timed steps."""
+        return median(reading.bytes_per_second for reading in self.ceilings)
+
+
+class Failure(_Identified):
+    """Record a run that was started and gave no times."""
+
+    kind: Literal["failure"] = "failure"
+    cause: Literal["out_of_memory", "died", "timed_out", "error"]
+    last_words: str
+
+
+class Skip(_Identified):
+    """Record a cell that cannot run here, and why."""
+
+    kind: Literal["skip"] = "skip"
+    reason: str
+
+
+Record = Annotated[Run | Failure | Skip, Field(discriminator="kind")]

@@ -1,0 +1,119 @@
+"""The store: one folder, one JSON file per record, written whole or not at all."""
+
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from memfloor.errors import UsageError
+from memfloor.record.schema import SCHEMA_VERSION, Failure, Record, Run, Skip
+
+_ADAPTER: TypeAdapter[Run | Failure | Skip] = TypeAdapter(Record)
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableFile:
+    """Name a file of the folder that is not a record this version can read, and say why."""
+
+    path: Path
+    reason: str
+
+
+class Store:
+    """Keep records in a folder; many processes may write to it at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def open_for_writing(self) -> None:
+        """Create the folder and prove that a file can be written there.
+
+        Raises:
+            UsageError: The folder cannot be made or written to.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe = self.folder / f".probe-{uuid.uuid4().hex}"
+            probe.write_bytes(b"\0" * 65536)
+            probe.unlink()
+        except OSError as error:
+            raise UsageError(f"cannot write to {self.folder}: {error.strerror or error}") from error
+
+    def add(self, record: Run | Failure | Skip) -> Path:
+        """Write a record so that a reader sees all of it or nothing, also after a power cut.
+
+        Raises:
+            UsageError: The folder cannot be written to, or the disk is full; nothing is left behind.
+        """
+        path = self.folder / f"{_file_stem(record)}.json"
+        draft = self.folder / f".draft-{uuid.uuid4().hex}"
+        try:
+            with draft.open("w", encoding="utf-8") as file:
+                file.write(record.model_dump_json(indent=1) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+            _sync_folder(self.folder)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+        return path
+
+    def read(self) -> tuple[list[Run | Failure | Skip], list[UnreadableFile]]:
+        """Return every record below the folder, oldest first, and the JSON files that are not readable as one.
+
+        Raises:
+            UsageError: The folder does not exist.
+        """
+        if not self.folder.is_dir():
+            raise UsageError(f"{self.folder} is not a folder with records")
+        records: list[Run | Failure | Skip] = []
+        unreadable: list[UnreadableFile] = []
+        for path in self._files():
+            result = _read_file(path)
+            if isinstance(result, UnreadableFile):
+                unreadable.append(result)
+            else:
+                records.append(result)
+        records.sort(key=lambda record: (record.taken_at, record.record_id))
+        return records, unreadable
+
+    def _files(self) -> Iterator[Path]:
+        # Hidden files are drafts of a writer that is still at work or was killed.
+        return (path for path in sorted(self.folder.rglob("*.json")) if not path.name.startswith("."))
+
+
+def _read_file(path: Path) -> Run | Failure | Skip | UnreadableFile:
+    try:
+        raw = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        return UnreadableFile(path, f"not readable as JSON: {error}")
+    if not isinstance(raw, dict) or "schema_version" not in raw:
+        return UnreadableFile(path, "not a memfloor record: it has no schema_version")
+    version = raw["schema_version"]
+    if version != SCHEMA_VERSION:
+        return UnreadableFile(path, f"schema version {version}; this memfloor reads version {SCHEMA_VERSION}")
+    try:
+        return _ADAPTER.validate_python(raw, strict=False)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return UnreadableFile(path, f"not a valid record: {where}: {first['msg']}")
+
+
+def _file_stem(record: Run | Failure | Skip) -> str:
+    readable = re.sub(r"[^A-Za-z0-9.=]+", "-", record.cell.key)[:120].strip("-")
+    return f"{readable}_{record.kind}{record.block:03d}_{record.record_id}"
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
