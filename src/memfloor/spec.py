@@ -4,6 +4,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from functools import cache
+from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,12 @@ class ModelSpec(BaseModel):
     sliding_window: int | None = Field(default=None, gt=0)
     num_sliding_layers: int = Field(default=0, ge=0)
     source: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """Return eight hexadecimal digits that differ between two models of one name but not of one shape."""
+        shape = self.model_dump_json(exclude={"name", "source"})
+        return sha256(shape.encode()).hexdigest()[:8]
 
     @model_validator(mode="after")
     def _check(self) -> "ModelSpec":

@@ -53,7 +53,7 @@ class Cell(_Frozen):
     def key(self) -> str:
         """Return a readable key that differs between any two different cells of one device."""
         w = self.workload
-        parts = [self.spec.name, self.runtime, *(f"{k}={v}" for k, v in sorted(self.options.items()))]
+        parts = [self.spec.name, self.spec.fingerprint, self.runtime, *(f"{k}={v}" for k, v in sorted(self.options.items()))]
         parts += [f"ctx{w.context_len}", f"b{w.batch}", w.weights, f"head-{w.head}", f"kv-{w.kv}", self.device]
         parts += [f"t{self.threads}"] if self.threads else []
         parts += ["prefill"] if self.prefill else []
@@ -124,7 +124,7 @@ class Environment(_Frozen):
     threads: int
     load_average: float
     foreign_load: float
-    foreign_gpu_processes: int | None = None
+    foreign_gpu_processes: int | str | None = None
     sensors_before: dict[str, Reading]
     sensors_after: dict[str, Reading]
 
@@ -182,6 +182,7 @@ class Failure(_Identified):
     kind: Literal["failure"] = "failure"
     cause: Literal["out_of_memory", "died", "timed_out", "error"]
     last_words: str
+    device: DeviceInfo | None = None
 
 
 class Skip(_Identified):
@@ -189,6 +190,7 @@ class Skip(_Identified):
 
     kind: Literal["skip"] = "skip"
     reason: str
+    device: DeviceInfo | None = None
 
 
 Record = Annotated[Run | Failure | Skip, Field(discriminator="kind")]

@@ -1,0 +1,54 @@
+"""The command line: one file per group of commands, one line for an error a user can mend."""
+
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+import memfloor
+from memfloor.cli.doctor import doctor
+from memfloor.cli.floor import floor
+from memfloor.cli.measure import measure, study
+from memfloor.cli.paper import paper
+from memfloor.cli.probe import probe
+from memfloor.cli.records import query, runs
+from memfloor.cli.report import figure, report
+from memfloor.errors import UsageError
+
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+app = App(
+    name="memfloor",
+    help="How far is a batch-1 decode step from its memory floor, and who owns the gap?",
+    version=memfloor.__version__,
+    help_format="plaintext",
+)
+for command in (floor, probe, measure, study, runs, query, report, figure, paper, doctor):
+    app.command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; exit with 2 and one line on an error of usage, with the traceback under `--debug`."""
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in tokens
+    if debug:
+        tokens.remove("--debug")
+    try:
+        app(tokens, exit_on_error=False, print_error=False)
+    except (UsageError, CycloptsError) as error:
+        if debug:
+            raise
+        print(f"memfloor: {_one_line(error)}", file=sys.stderr)
+        sys.exit(EXIT_USAGE)
+    except KeyboardInterrupt:
+        print("memfloor: interrupted; every finished run is on disk", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output has gone, as `| head` does.
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

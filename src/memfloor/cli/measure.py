@@ -1,0 +1,185 @@
+"""`memfloor measure` and `memfloor study`: runs in fresh processes, each beside its paired ceiling."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from memfloor.cli.output import one_or_list, print_json, print_table, print_text
+from memfloor.cli.parse import parse_counts, parse_runtime
+from memfloor.cli.progress import SessionProgress
+from memfloor.errors import UsageError
+from memfloor.record import Cell, Failure, Protocol, Run, Skip, Store
+from memfloor.report.sentences import headline
+from memfloor.report.summary import summarise
+from memfloor.report.tables import CELL_COLUMNS, cell_row, invalid_row
+
+Records = Sequence[Run | Failure | Skip]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class RunOptions:
+    """Options that `measure` and `study` share.
+
+    Attributes:
+        runs: Runs of each cell, each a fresh process; 10, or 5 for a study on a CPU.
+        batch: Sequences decoded together.
+        weights: Format of the weights; also --dtype.
+        kv: Format of the KV cache; that of the weights unless given.
+        device: cpu or cuda; the GPU if there is one.
+        threads: CPU threads of the runtime and of the ceiling; all allowed cores unless given.
+        prefill: Fill the KV cache by a real prefill instead of random numbers.
+        weights_from: Local checkpoint directory; random weights at the true shape unless given.
+        warmup_steps: Steps before the timed ones.
+        timed_steps: Timed steps of a run.
+        time_limit_seconds: Time after which a run is ended and recorded as a failure.
+        seed: Seed of weights and order.
+        out: Folder of the records.
+        json: End standard output with JSON.
+    """
+
+    runs: int | None = None
+    batch: int = 1
+    weights: Annotated[str, Parameter(name=["--weights", "--dtype"])] = "bf16"
+    kv: str | None = None
+    device: str | None = None
+    threads: int | None = None
+    prefill: Annotated[bool, Parameter(negative=())] = False
+    weights_from: Path | None = None
+    warmup_steps: int = 5
+    timed_steps: int = 30
+    time_limit_seconds: float = 900.0
+    seed: int = 0
+    out: Path = Path("memfloor-runs")
+    json: Annotated[bool, Parameter(negative=())] = False
+
+
+DEFAULTS = RunOptions()
+
+
+def measure(
+    model: str,
+    /,
+    *,
+    runtime: str = "hf-eager",
+    context: str = "2048",
+    options: RunOptions = DEFAULTS,
+) -> None:
+    """Measure one model's decode step by the study's protocol, each run in a fresh process.
+
+    Args:
+        model: Catalogue name, or path of a Hugging Face directory or config.json.
+        runtime: Runtime and its options, as in hf-static,launch=graph.
+        context: Tokens in the KV cache, a comma list.
+        options: What measure and study share.
+    """
+    from memfloor.experiments.blocks import Plan, take_blocks
+    from memfloor.experiments.study import grid
+
+    contexts = parse_counts(context, "context")
+    cells = grid([model], contexts, [parse_runtime(runtime)], _device(options), **_grid_options(options))
+    plan = Plan(cells, _runs(options, 10), _protocol(options), _time_limit(options), options.seed)
+    store = Store(options.out)
+    store.open_for_writing()
+    with SessionProgress() as progress:
+        taken = list(take_blocks(plan, store, progress))
+    _show(taken, cells, options)
+
+
+def study(
+    *,
+    model: Annotated[list[str] | None, Parameter(negative=())] = None,
+    runtime: Annotated[list[str] | None, Parameter(negative=())] = None,
+    context: str | None = None,
+    options: RunOptions = DEFAULTS,
+) -> None:
+    """Measure a grid of models, contexts and runtimes in interleaved blocks; started again, take what is missing.
+
+    Args:
+        model: Model of the grid, repeatable; a default for the device unless given.
+        runtime: Runtime of the grid and its options, repeatable; hf-eager unless given.
+        context: Contexts of the grid, a comma list; a default for the device unless given.
+        options: What measure and study share.
+    """
+    from memfloor.experiments import study as question
+    from memfloor.experiments.blocks import Plan, take_blocks
+
+    device = _device(options)
+    contexts = parse_counts(context, "context") if context else question.DEFAULT_CONTEXTS[device]
+    runtimes = [parse_runtime(text) for text in runtime or question.DEFAULT_RUNTIMES]
+    cells = question.grid(
+        model or question.DEFAULT_MODELS[device], contexts, runtimes, device, **_grid_options(options)
+    )
+    runs = _runs(options, question.DEFAULT_RUNS[device])
+    plan = Plan(cells, runs, _protocol(options), _time_limit(options), options.seed)
+    store = Store(options.out)
+    store.open_for_writing()
+    done = question.done_blocks(store, plan)
+    with SessionProgress() as progress:
+        for _ in take_blocks(plan, store, progress, done):
+            pass
+    keys = {cell.key for cell in cells}
+    _show([record for record in store.read()[0] if record.cell.key in keys], cells, options)
+
+
+def _show(records: Records, cells: Sequence[Cell], options: RunOptions) -> None:
+    summaries, invalid = summarise(records)
+    if options.json:
+        print_json(one_or_list([item.to_json() for item in (*summaries, *invalid)]))
+        return
+    print_table(f"{len(cells)} cells, records in {options.out}", CELL_COLUMNS, map(cell_row, summaries))
+    for cell in invalid:
+        print_text(" ".join(invalid_row(cell)[:5]))
+    if summaries:
+        print_text(headline(summaries))
+
+
+def _device(options: RunOptions) -> str:
+    from memfloor.engine.cpu import allowed_cpus, unavailable_reason
+    from memfloor.measure.environment import cuda_unavailable_reason, default_device
+
+    device = options.device or default_device()
+    if device not in ("cpu", "cuda"):
+        raise UsageError.unknown("device", device, ("cpu", "cuda"))
+    reason = cuda_unavailable_reason() if device == "cuda" else unavailable_reason()
+    if reason:
+        raise UsageError(reason)
+    allowed_cpus(options.threads)
+    return device
+
+
+def _grid_options(options: RunOptions) -> Mapping[str, object]:
+    if options.weights_from is not None and not (options.weights_from / "config.json").is_file():
+        raise UsageError(f"{options.weights_from} is no Hugging Face checkpoint: it holds no config.json")
+    return {
+        "batch": options.batch,
+        "weights": options.weights,
+        "kv": options.kv,
+        "threads": options.threads,
+        "prefill": options.prefill,
+        "weights_from": str(options.weights_from) if options.weights_from else None,
+    }
+
+
+def _runs(options: RunOptions, default: int) -> int:
+    runs = default if options.runs is None else options.runs
+    if runs < 1:
+        raise UsageError(f"runs must be 1 or more, not {runs}")
+    return runs
+
+
+def _time_limit(options: RunOptions) -> float:
+    if options.time_limit_seconds <= 0:
+        raise UsageError(f"time-limit-seconds must be above zero, not {options.time_limit_seconds}")
+    return options.time_limit_seconds
+
+
+def _protocol(options: RunOptions) -> Protocol:
+    if options.warmup_steps < 1:
+        raise UsageError(f"warmup-steps must be 1 or more, not {options.warmup_steps}")
+    if options.timed_steps < 2:
+        raise UsageError(f"timed-steps must be 2 or more, not {options.timed_steps}")
+    return Protocol(warmup_steps=options.warmup_steps, timed_steps=options.timed_steps)

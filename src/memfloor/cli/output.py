@@ -1,0 +1,44 @@
+"""Tables for people and JSON for programs, both on standard output."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+
+# Columns that hold sentences; figures are never broken over lines.
+WRAPPED = ("why", "device or reason")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table whose first column is left-aligned and whose others are right-aligned."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold", no_wrap=index > 0 and column not in WRAPPED)
+    for row in rows:
+        table.add_row(*row)
+    _console().print(table)
+
+
+def print_text(text: str) -> None:
+    """Print a paragraph, wrapped to the terminal."""
+    _console().print(text, highlight=False, markup=False)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON value as the last thing on standard output."""
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def one_or_list(values: Sequence[Any]) -> Any:
+    """Return the only value by itself, or the whole list."""
+    return values[0] if len(values) == 1 else list(values)
+
+
+def _console() -> Console:
+    console = Console()
+    # A file or a pipe has no width of its own; do not fold tables there.
+    return console if console.is_terminal else Console(width=160)

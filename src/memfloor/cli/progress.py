@@ -1,0 +1,77 @@
+"""Live progress of a session, drawn by the parent process alone, on standard error."""
+
+import sys
+from collections.abc import Mapping
+from statistics import median
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from memfloor.record import Cell, Failure, Run, Skip
+from memfloor.units import format_bandwidth, format_seconds
+
+
+class SessionProgress:
+    """Show the cell, the run, its step time so far and the time left; plain lines where there is no terminal."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._live = Live(Text(""), console=self._console, transient=True) if sys.stderr.isatty() else None
+        self._heading = ""
+        self._phase = ""
+        self._seconds: list[float] = []
+        self._left = ""
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._live:
+            self._live.stop()
+
+    def run_started(self, cell: Cell, done: int, total: int) -> None:
+        """Start the line of a run."""
+        self._heading = f"[{done + 1}/{total}] {describe(cell)}"
+        self._phase, self._seconds = "starting", []
+        self._draw()
+
+    def run_event(self, event: Mapping[str, Any]) -> None:
+        """Follow a phase or a step."""
+        if event["event"] == "phase":
+            self._phase = event["phase"]
+        elif event["phase"] == "timed":
+            self._seconds.append(event["seconds"])
+        self._draw()
+
+    def run_ended(self, record: Run | Failure | Skip, done: int, total: int, seconds_left: float) -> None:
+        """Leave one line about a finished run."""
+        self._left = f", about {seconds_left:.0f} s left" if seconds_left else ""
+        self._console.print(f"[{done}/{total}] {describe(record.cell)}: {_outcome(record)}{self._left}",
+                            markup=False, highlight=False, soft_wrap=True)
+
+    def _draw(self) -> None:
+        if self._live:
+            steps = f", {len(self._seconds)} steps, {format_seconds(median(self._seconds))}" if self._seconds else ""
+            self._live.update(Text(f"{self._heading}: {self._phase}{steps}{self._left}"))
+
+
+def describe(cell: Cell) -> str:
+    """Return a cell in a few words."""
+    options = "".join(f",{key}={value}" for key, value in sorted(cell.options.items()))
+    return f"{cell.spec.name} {cell.runtime}{options} ctx {cell.workload.context_len}"
+
+
+def _outcome(record: Run | Failure | Skip) -> str:
+    match record:
+        case Run():
+            ceiling = format_bandwidth(record.ceiling_bytes_per_second)
+            return f"{format_seconds(record.p50_seconds)} a step beside a ceiling of {ceiling}"
+        case Failure():
+            return f"{record.cause.replace('_', ' ')}: {record.last_words}"
+        case Skip():
+            return f"skipped: {record.reason}"

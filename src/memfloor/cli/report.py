@@ -1,0 +1,56 @@
+"""`memfloor report` and `memfloor figure`: from records to something to read."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from memfloor.cli.output import print_text
+from memfloor.cli.records import read_store
+from memfloor.errors import UsageError
+from memfloor.record import Store
+
+FIGURE_FORMATS = (".svg", ".png")
+
+
+def report(folder: Path, /, *, out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("report.html")) -> None:
+    """Write one self-contained HTML page about the records of a folder.
+
+    Args:
+        folder: Folder with records.
+        out: The file to write.
+    """
+    from memfloor.report.page import render, write_page
+
+    records, unreadable = Store(folder).read()
+    write_page(render(records, unreadable, folder), out)
+    print_text(f"report: {out.resolve()}")
+
+
+def figure(
+    number: str, folder: Path, /, *, out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("figures")
+) -> None:
+    """Draw one figure as SVG and PNG.
+
+    Args:
+        number: The figure's number in the study, or runs for the per-run distributions.
+        folder: Folder with records.
+        out: Folder for the two files, or one file that ends in .svg or .png.
+    """
+    from memfloor.report.figures import FIGURES
+    from memfloor.report.summary import summarise
+
+    if number not in FIGURES:
+        raise UsageError.unknown("figure", number, FIGURES)
+    summaries, _ = summarise(read_store(folder))
+    if not summaries:
+        raise UsageError(f"{folder} holds no runs to draw")
+    targets = [out] if out.suffix in FIGURE_FORMATS else [out / f"figure-{number}{end}" for end in FIGURE_FORMATS]
+    drawn = FIGURES[number](summaries)
+    for target in targets:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            drawn.savefig(target, dpi=160)
+        except OSError as error:
+            raise UsageError(f"cannot write {target}: {error.strerror or error}") from error
+        print_text(f"figure {number}: {target.resolve()}")

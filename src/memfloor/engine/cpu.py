@@ -1,0 +1,43 @@
+"""The binding to the native kernels, and the cores they may run on."""
+
+import os
+from types import ModuleType
+
+from memfloor.errors import UsageError
+
+try:
+    from memfloor import _native
+except ImportError:
+    # Installed without a compiler, or run from a source tree: `unavailable_reason` says what to do.
+    _native = None
+
+
+def unavailable_reason() -> str | None:
+    """Say why the native kernels cannot be used here, with what to install; None if they can."""
+    if _native is None:
+        return "native kernels were not built; install a C++17 compiler (Debian: apt install g++), then pip install ."
+    return None
+
+
+def native() -> ModuleType:
+    """Return the native module.
+
+    Raises:
+        UsageError: It was not built.
+    """
+    reason = unavailable_reason()
+    if reason is not None:
+        raise UsageError(reason)
+    return _native
+
+
+def allowed_cpus(threads: int | None = None) -> list[int]:
+    """Return the CPUs this process may use, the first `threads` of them if given.
+
+    Raises:
+        UsageError: More threads are asked for than there are CPUs.
+    """
+    cpus = sorted(os.sched_getaffinity(0))
+    if threads is not None and not 1 <= threads <= len(cpus):
+        raise UsageError(f"threads must be 1 to {len(cpus)} on this machine, not {threads}")
+    return cpus[:threads]

@@ -1,0 +1,1 @@
+"""One folder per operation: its reference, and a kernel per back end."""

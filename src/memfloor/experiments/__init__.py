@@ -1,0 +1,1 @@
+"""One question each: the only modules that join runtimes with clocks."""

@@ -1,0 +1,180 @@
+"""Runs of several cells in randomised, interleaved blocks, each run a fresh process, each result kept at once."""
+
+import random
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from memfloor.experiments.job import Job, Measured
+from memfloor.measure.process import ChildOutcome, run_child
+from memfloor.record import Cell, DeviceInfo, Failure, Run, Skip, Store
+from memfloor.record import Protocol as RunProtocol
+
+CHILD_MODULE = "memfloor.experiments.child"
+# A cell that fails this often in a row is left alone for the rest of the session.
+PATIENCE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Say which cells to take how often.
+
+    Attributes:
+        cells: The cells, all different.
+        runs: Runs of each cell.
+        protocol: How one run is taken.
+        time_limit_seconds: Time after which a run is ended and recorded as a failure.
+        seed: Seed of the order within blocks and of the weights.
+    """
+
+    cells: Sequence[Cell]
+    runs: int
+    protocol: RunProtocol
+    time_limit_seconds: float = 900.0
+    seed: int = 0
+
+
+class Listener(Protocol):
+    """Follow a session; the parent process alone shows progress."""
+
+    def run_started(self, cell: Cell, done: int, total: int) -> None:
+        """A run starts, after `done` of `total`."""
+
+    def run_event(self, event: Mapping[str, Any]) -> None:
+        """A child reports a phase or a step."""
+
+    def run_ended(self, record: Run | Failure | Skip, done: int, total: int, seconds_left: float) -> None:
+        """A run has ended and its record is on disk."""
+
+
+@dataclass
+class _Child:
+    """What one child has reported so far."""
+
+    listener: Listener
+    device: DeviceInfo | None = None
+    measured: Measured | None = None
+    unavailable: str | None = None
+    out_of_memory: str | None = None
+
+    def hear(self, event: Mapping[str, Any]) -> None:
+        match event["event"]:
+            case "device":
+                self.device = DeviceInfo.model_validate(event["device"])
+            case "measured":
+                self.measured = Measured.model_validate(event["measured"])
+            case "unavailable":
+                self.unavailable = event["reason"]
+            case "out_of_memory":
+                self.out_of_memory = event["message"]
+            case _:
+                self.listener.run_event(event)
+
+
+@dataclass
+class _Progress:
+    """Which cells have been given up, and how long runs take."""
+
+    total: int
+    done: int = 0
+    seconds: list[float] = field(default_factory=list)
+    failures_in_a_row: Counter[str] = field(default_factory=Counter)
+    given_up: set[str] = field(default_factory=set)
+
+    def note(self, record: Run | Failure | Skip, seconds: float) -> None:
+        self.done += 1
+        self.seconds.append(seconds)
+        key = record.cell.key
+        self.failures_in_a_row[key] = self.failures_in_a_row[key] + 1 if isinstance(record, Failure) else 0
+        # Memory and missing libraries do not come back by asking again.
+        hopeless = isinstance(record, Skip) or (isinstance(record, Failure) and record.cause == "out_of_memory")
+        if hopeless or self.failures_in_a_row[key] >= PATIENCE:
+            self.given_up.add(key)
+
+    @property
+    def seconds_left(self) -> float:
+        return (self.total - self.done) * sum(self.seconds) / max(1, len(self.seconds))
+
+
+def blocks(plan: Plan, done: Mapping[str, set[int]]) -> list[tuple[int, Cell]]:
+    """Return the (block, cell) pairs that are still to be taken, block by block, shuffled within each.
+
+    Args:
+        plan: What is wanted.
+        done: By cell key, the blocks that are on record.
+    """
+    order: list[tuple[int, Cell]] = []
+    for block in range(plan.runs):
+        members = list(plan.cells)
+        random.Random(f"{plan.seed}/{block}").shuffle(members)
+        order += [(block, cell) for cell in members if block not in done.get(cell.key, set())]
+    return order
+
+
+def take_blocks(
+    plan: Plan, store: Store, listener: Listener, done: Mapping[str, set[int]] | None = None
+) -> Iterator[Run | Failure | Skip]:
+    """Take every missing run of a plan, yield its record once it is on disk, and go on whatever happens to a child.
+
+    Args:
+        plan: What is wanted.
+        store: Where records go; must be open for writing.
+        listener: Follows along.
+        done: By cell key, the blocks that are on record and not to be taken again.
+    """
+    session_id = uuid.uuid4().hex
+    order = blocks(plan, done or {})
+    progress = _Progress(total=len(order))
+    for block, cell in order:
+        if cell.key in progress.given_up:
+            progress.done += 1
+            continue
+        listener.run_started(cell, progress.done, progress.total)
+        start = time.monotonic()
+        record = _take_one(plan, cell, block, session_id, listener)
+        store.add(record)
+        progress.note(record, time.monotonic() - start)
+        listener.run_ended(record, progress.done, progress.total, progress.seconds_left)
+        yield record
+
+
+def _take_one(plan: Plan, cell: Cell, block: int, session_id: str, listener: Listener) -> Run | Failure | Skip:
+    child = _Child(listener)
+    job = Job(cell=cell, protocol=plan.protocol, seed=plan.seed + block)
+    identity: dict[str, Any] = {
+        "record_id": uuid.uuid4().hex,
+        "session_id": session_id,
+        "taken_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "block": block,
+        "cell": cell,
+    }
+    outcome = run_child(CHILD_MODULE, job.model_dump_json(), plan.time_limit_seconds, child.hear)
+    if child.measured is not None:
+        return Run(
+            **identity,
+            protocol=plan.protocol,
+            steps=child.measured.timings.steps,
+            ceilings=child.measured.timings.ceilings,
+            environment=child.measured.environment,
+            path=child.measured.path,
+        )
+    if child.unavailable is not None:
+        return Skip(**identity, reason=child.unavailable, device=child.device)
+    return _failure(identity, outcome, child, plan.time_limit_seconds)
+
+
+def _failure(identity: Mapping[str, Any], outcome: ChildOutcome, child: _Child, time_limit_seconds: float) -> Failure:
+    last_words = outcome.last_words.splitlines()[-1] if outcome.last_words else "no last words"
+    if child.out_of_memory is not None:
+        return Failure(**identity, cause="out_of_memory", last_words=child.out_of_memory, device=child.device)
+    if outcome.timed_out:
+        words = f"no end after {time_limit_seconds:g} s; {last_words}"
+        return Failure(**identity, cause="timed_out", last_words=words, device=child.device)
+    cause = "died" if outcome.exit_status < 0 else "error"
+    return Failure(
+        **identity, cause=cause, last_words=f"{outcome.describe()}; {last_words}", device=child.device
+    )

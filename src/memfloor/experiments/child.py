@@ -1,0 +1,74 @@
+"""The fresh process of one run: `python -m memfloor.experiments.child PIPE`, with a job on standard input."""
+
+import json
+import os
+import sys
+
+from memfloor.experiments.job import Job, Measured, Unavailable, do_job
+from memfloor.measure.environment import device_info
+from memfloor.measure.process import die_with_parent
+from memfloor.record import Step
+
+
+class EventPipe:
+    """Write JSON lines that the parent reads, apart from whatever a library prints."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def send(self, event: str, **fields: object) -> None:
+        """Write one event."""
+        os.write(self._descriptor, (json.dumps({"event": event, **fields}) + "\n").encode())
+
+    def send_measured(self, measured: Measured) -> None:
+        """Write the result of the run."""
+        line = '{"event": "measured", "measured": ' + measured.model_dump_json() + "}\n"
+        data = line.encode()
+        while data:
+            data = data[os.write(self._descriptor, data) :]
+
+
+def main() -> None:
+    """Take the run and send its events; any other error ends the process with its traceback as last words."""
+    die_with_parent()
+    _be_first_out_of_memory()
+    pipe = EventPipe(int(sys.argv[1]))
+    job = Job.model_validate_json(sys.stdin.read())
+
+    def on_step(step: Step) -> None:
+        pipe.send("step", seconds=step.device_seconds or step.host_seconds, phase=step.phase)
+
+    device = device_info(job.cell.device)
+    pipe.send("device", device=device.model_dump())
+    try:
+        measured = do_job(job, device, on_step, lambda phase: pipe.send("phase", phase=phase))
+    except Unavailable as reason:
+        pipe.send("unavailable", reason=str(reason))
+    except MemoryError as error:
+        pipe.send("out_of_memory", message=str(error) or "out of memory")
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        pipe.send("out_of_memory", message=str(error).splitlines()[0])
+    else:
+        pipe.send_measured(measured)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    import torch
+
+    # torch's CPU allocator has no exception class of its own.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _be_first_out_of_memory() -> None:
+    # When the kernel must end a process for memory, let it be this one and not the parent with the results.
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
+            file.write("1000")
+    except OSError:
+        return
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""One run of one cell in this process: prepare the runtime, take the protocol's steps, describe what happened."""
+
+import os
+import platform
+from collections.abc import Callable
+
+import psutil
+from pydantic import BaseModel, ConfigDict
+
+from memfloor.engine.cpu import allowed_cpus
+from memfloor.measure.ceiling import ceiling_for
+from memfloor.measure.clock import clock_for
+from memfloor.measure.environment import (
+    cpu_name,
+    git_commit,
+    huge_pages,
+    package_versions,
+)
+from memfloor.measure.loop import Timings, take_run
+from memfloor.measure.telemetry import LoadWatch, foreign_gpu_processes, read_sensors
+from memfloor.record import Cell, DeviceInfo, Environment, ObservedPath, Protocol, Step
+from memfloor.runtimes import DecodeRequest, find_runtime
+
+
+class Job(BaseModel):
+    """Ask a child process for one run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cell: Cell
+    protocol: Protocol
+    seed: int
+
+
+class Unavailable(Exception):  # noqa: N818
+    """Carry the reason why a runtime cannot run a cell here."""
+
+
+class Measured(BaseModel):
+    """Hold what a child measured; the parent adds who asked and makes it a `Run`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    timings: Timings
+    environment: Environment
+    path: ObservedPath
+
+
+def start_len(context_len: int, protocol: Protocol) -> int:
+    """Return the cached tokens before the first step, so that the middle timed step finds `context_len` of them.
+
+    Where the context is too short for that, the run starts with one token and ends deeper than asked.
+    """
+    return max(1, context_len - protocol.warmup_steps - protocol.timed_steps // 2)
+
+
+def do_job(job: Job, device: DeviceInfo, on_step: Callable[[Step], None], on_phase: Callable[[str], None]) -> Measured:
+    """Take one run in this process, on the device that `device_info` described.
+
+    Raises:
+        Unavailable: The runtime cannot run this cell here.
+        MemoryError: The model does not fit.
+    """
+    cell, protocol = job.cell, job.protocol
+    runtime_class = find_runtime(cell.runtime)
+    reason = runtime_class.unavailable_reason(cell)
+    if reason is not None:
+        raise Unavailable(reason)
+    request = DecodeRequest(
+        cell=cell,
+        start_len=start_len(cell.workload.context_len, protocol),
+        # The census after the last timed step takes one more.
+        max_steps=protocol.total_steps + 1,
+        seed=job.seed,
+    )
+    on_phase("loading")
+    runtime = runtime_class(request)
+    runtime.prepare()
+    on_phase("reading the ceiling")
+    ceiling = ceiling_for(cell.device, cell.threads)
+    ceiling.read(1)
+    on_phase("decoding")
+    watch, before = LoadWatch(), read_sensors(device)
+    timings = take_run(runtime.step, clock_for(cell.device), ceiling, protocol, on_step)
+    environment = _environment(cell, device, watch, before)
+    on_phase("observing the path")
+    return Measured(timings=timings, environment=environment, path=runtime.observed_path())
+
+
+def _environment(cell: Cell, device: DeviceInfo, watch: LoadWatch, before: dict[str, float | str]) -> Environment:
+    gpu_processes = foreign_gpu_processes() if cell.device == "cuda" else None
+    return Environment(
+        device=device,
+        cpu_name=cpu_name(),
+        logical_cpus=psutil.cpu_count() or len(allowed_cpus()),
+        host_memory_bytes=psutil.virtual_memory().total,
+        kernel=platform.release(),
+        python=platform.python_version(),
+        packages=package_versions(),
+        git_commit=git_commit(),
+        huge_pages=huge_pages(),
+        threads=cell.threads or len(allowed_cpus()),
+        load_average=os.getloadavg()[0],
+        foreign_load=watch.foreign_load(),
+        foreign_gpu_processes=gpu_processes,
+        sensors_before=before,
+        sensors_after=read_sensors(device),
+    )

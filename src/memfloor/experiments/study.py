@@ -1,0 +1,77 @@
+"""The main job: how far from the memory floor is each cell of a grid of models, contexts and runtimes?"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from memfloor.experiments.blocks import Plan
+from memfloor.floor import check_context
+from memfloor.measure.environment import device_name
+from memfloor.record import Cell, Failure, Run, Store
+from memfloor.runtimes import find_runtime
+from memfloor.spec import Workload, load_model
+
+DEFAULT_RUNS = {"cpu": 5, "cuda": 10}
+DEFAULT_MODELS = {"cpu": ("qwen2.5-0.5b",), "cuda": ("qwen2.5-7b", "mistral-7b-v0.3", "llama-3.1-8b")}
+DEFAULT_CONTEXTS = {"cpu": (512, 2048), "cuda": (2048, 4096, 8192, 16384)}
+DEFAULT_RUNTIMES = ("hf-eager",)
+
+
+def grid(
+    models: Sequence[str],
+    contexts: Sequence[int],
+    runtimes: Sequence[tuple[str, dict[str, str]]],
+    device: str,
+    *,
+    batch: int = 1,
+    weights: str = "bf16",
+    kv: str | None = None,
+    threads: int | None = None,
+    prefill: bool = False,
+    weights_from: str | None = None,
+) -> list[Cell]:
+    """Return the cells of a grid, each different from the others.
+
+    Raises:
+        UsageError: A name is unknown or a context is beyond a model's.
+    """
+    cells: dict[str, Cell] = {}
+    for model in models:
+        spec = load_model(model)
+        for context_len in contexts:
+            check_context(spec, context_len)
+            workload = Workload.of(context_len, batch, weights, kv or weights)
+            for runtime, options in runtimes:
+                find_runtime(runtime)
+                cell = Cell(
+                    spec=spec,
+                    workload=workload,
+                    runtime=runtime,
+                    options=options,
+                    device=device,
+                    threads=threads,
+                    prefill=prefill,
+                    weights_from=weights_from,
+                )
+                cells[cell.key] = cell
+    return list(cells.values())
+
+
+def done_blocks(store: Store, plan: Plan) -> dict[str, set[int]]:
+    """Return, by cell key, the blocks of a plan that are on record for this machine's device.
+
+    A cell that ran out of memory counts as done; other failures are to be tried again.
+    """
+    wanted = {cell.key: cell for cell in plan.cells}
+    names = {kind: device_name(kind) for kind in {cell.device for cell in plan.cells}}
+    done: dict[str, set[int]] = defaultdict(set)
+    for record in store.read()[0]:
+        cell = wanted.get(record.cell.key)
+        if cell is None or record.cell.spec != cell.spec:
+            continue
+        match record:
+            case Run():
+                if record.protocol == plan.protocol and record.environment.device.name == names[cell.device]:
+                    done[cell.key].add(record.block)
+            case Failure(cause="out_of_memory", device=device) if device and device.name == names[cell.device]:
+                done[cell.key] |= set(range(plan.runs))
+    return done

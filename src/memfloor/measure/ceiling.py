@@ -1,0 +1,127 @@
+"""The read-only bandwidth of a device, read in the process whose steps it is compared with."""
+
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any, Protocol
+
+from memfloor.engine import cpu
+from memfloor.measure.environment import last_level_cache_bytes
+from memfloor.record import CeilingReading
+
+MIN_BUFFER_BYTES = 512 * 2**20
+# A pass must be far beyond the last-level cache, or it measures the cache.
+CACHE_MULTIPLE = 8
+
+
+class Ceiling(Protocol):
+    """Read a buffer far larger than the last-level cache, again and again."""
+
+    def read(self, passes: int, after_steps: int = 0) -> CeilingReading:
+        """Take one reading of several passes."""
+
+
+def buffer_bytes(cache_bytes: int | None) -> int:
+    """Return the size of a buffer that no cache of the given size can help with."""
+    return max(MIN_BUFFER_BYTES, CACHE_MULTIPLE * (cache_bytes or 0))
+
+
+class CpuCeiling:
+    """Stream with the native kernel, one contiguous part per pinned thread, on huge pages where there are any."""
+
+    def __init__(self, threads: int | None = None, size_bytes: int | None = None) -> None:
+        self._native = cpu.native()
+        self._cpus = cpu.allowed_cpus(threads)
+        self._buffer = self._native.Buffer(size_bytes or buffer_bytes(last_level_cache_bytes()), self._cpus)
+        self.method = f"native stream_read {self._native.stream_isa()}, {len(self._cpus)} threads"
+
+    def read(self, passes: int, after_steps: int = 0) -> CeilingReading:
+        """Take one reading of several passes."""
+        return self._reading(self._native.stream_read, self._buffer.size_bytes, passes, after_steps, self.method)
+
+    def copy(self, passes: int) -> CeilingReading:
+        """Copy one half of the buffer to the other; both halves count."""
+        return self._reading(self._native.stream_copy, self._buffer.size_bytes, passes, 0, "native stream_copy")
+
+    def triad(self, passes: int) -> CeilingReading:
+        """Take STREAM's triad over thirds of the buffer; all three count."""
+        return self._reading(self._native.stream_triad, self._buffer.size_bytes, passes, 0, "native stream_triad")
+
+    def _reading(
+        self, kernel: Callable[..., Any], pass_bytes: int, passes: int, after_steps: int, method: str
+    ) -> CeilingReading:
+        seconds = kernel(self._buffer, self._cpus, passes).pass_seconds
+        return CeilingReading(
+            after_steps=after_steps, pass_bytes=pass_bytes, pass_seconds=tuple(seconds), method=method
+        )
+
+
+class CudaCeiling:
+    """Stream with the engine's own Triton kernel, in the launch shape that is fastest on this device."""
+
+    LAUNCHES_PER_PASS = 4
+
+    def __init__(self, size_bytes: int | None = None) -> None:
+        import torch
+
+        from memfloor.engine.kernels.stream import triton as stream
+
+        self._torch, self._stream = torch, stream
+        properties = torch.cuda.get_device_properties(0)
+        self._sms = properties.multi_processor_count
+        size = size_bytes or max(2**30, buffer_bytes(properties.L2_cache_size))
+        self._source = torch.empty(size // 4, dtype=torch.int32, device="cuda").random_()
+        self._shape = self._fastest_shape()
+        self.method = f"triton stream {self._shape}"
+
+    def read(self, passes: int, after_steps: int = 0) -> CeilingReading:
+        """Take one reading of several passes; a pass is several launches between two events."""
+        seconds = [self._time(self._launches(self._shape)) for _ in range(passes)]
+        return self._reading(seconds, self.LAUNCHES_PER_PASS * self._source.nbytes, after_steps, self.method)
+
+    def copy(self, passes: int) -> CeilingReading:
+        """Copy one half of the buffer to the other with the driver's copy; both halves count."""
+        left, right = self._source.chunk(2)
+        seconds = [self._time(lambda: right.copy_(left)) for _ in range(passes)]
+        return self._reading(seconds, self._source.nbytes, 0, "torch copy_")
+
+    def triad(self, passes: int) -> CeilingReading:
+        """Take STREAM's triad over quarters of the buffer; the three in use count."""
+        target, left, right, _ = self._source.view(self._torch.float32).chunk(4)
+        seconds = [self._time(lambda: self._torch.add(left, right, alpha=3, out=target)) for _ in range(passes)]
+        return self._reading(seconds, 3 * target.nbytes, 0, "torch add")
+
+    def _fastest_shape(self) -> Any:
+        candidates = [
+            self._stream.StreamShape(programs_per_sm=programs, block=block, warps=warps)
+            for programs, block, warps in ((2, 8192, 8), (4, 4096, 8), (8, 2048, 4), (8, 4096, 8))
+        ]
+        for shape in candidates:
+            self._time(self._launches(shape))
+        return min(candidates, key=lambda shape: median(self._time(self._launches(shape)) for _ in range(3)))
+
+    def _launches(self, shape: Any) -> Callable[[], None]:
+        partials = self._torch.empty(self._sms * shape.programs_per_sm, dtype=self._torch.int32, device="cuda")
+
+        def launch() -> None:
+            for _ in range(self.LAUNCHES_PER_PASS):
+                self._stream.read(self._source, partials, shape)
+
+        return launch
+
+    def _time(self, call: Callable[[], object]) -> float:
+        start, end = (self._torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end)) * 1e-3
+
+    def _reading(self, seconds: Sequence[float], pass_bytes: int, after_steps: int, method: str) -> CeilingReading:
+        return CeilingReading(
+            after_steps=after_steps, pass_bytes=pass_bytes, pass_seconds=tuple(seconds), method=method
+        )
+
+
+def ceiling_for(device: str, threads: int | None = None) -> Ceiling:
+    """Return the ceiling of a device kind, `cpu` or `cuda`, its buffer filled and its kernel warm."""
+    return CudaCeiling() if device == "cuda" else CpuCeiling(threads)

@@ -1,0 +1,110 @@
+"""The figures, each a function from summaries to a matplotlib figure; numbers are the study's own."""
+
+from collections.abc import Callable, Sequence
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from memfloor.report.paper import PublishedCell, published, published_cells
+from memfloor.report.summary import CellSummary
+from memfloor.report.tables import runtime_label
+
+# Blue and orange of the Okabe-Ito palette, told apart by every reader, and a grey for what others measured.
+MEASURED = "#0072B2"
+FLOOR = "#D55E00"
+PUBLISHED = "#8A8F98"
+STYLE = {
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.fonttype": "none",
+    # The same records must give the same file, byte for byte.
+    "svg.hashsalt": "memfloor",
+}
+
+
+def ladder(summaries: Sequence[CellSummary]) -> Figure:
+    """Draw Figure 1: the achieved fraction of the floor by device, left, and the step time, right.
+
+    Fractions are of the datasheet peak where one is known and of the paired ceiling elsewhere, as each label says.
+    The study's published cells stand below as a reference; their step times are those its fractions imply.
+    """
+    reference = [cell for cell in published_cells() if cell.context_len == published()["context_len"]]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10, 1.3 + 0.42 * (len(summaries) + len(reference))), layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True)
+        labels = [_measured_label(item) for item in summaries] + [_published_label(cell) for cell in reference]
+        _draw_fractions(left, summaries, reference)
+        _draw_times(right, summaries, reference)
+        left.set_yticks(range(len(labels)), labels)
+        left.invert_yaxis()
+    return figure
+
+
+def run_distributions(summaries: Sequence[CellSummary]) -> Figure:
+    """Draw every timed step of every run: one column of dots per run, so that a lucky process can be seen."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10, 2.4 * max(1, len(summaries))), layout="constrained")
+        panels = figure.subplots(max(1, len(summaries)), 1, squeeze=False)[:, 0]
+        for axes, summary in zip(panels, summaries, strict=False):
+            for index, run in enumerate(summary.runs, 1):
+                milliseconds = [seconds * 1e3 for seconds in run.step_seconds]
+                spread = [index + 0.5 * (position / len(milliseconds) - 0.5) for position in range(len(milliseconds))]
+                axes.plot(spread, milliseconds, ".", color=MEASURED, markersize=3, alpha=0.6)
+                axes.hlines(run.p50_seconds * 1e3, index - 0.3, index + 0.3, color=MEASURED, linewidth=1.6)
+                floor_ms = summary.fractions["streamed"].total_bytes / run.ceiling_bytes_per_second * 1e3
+                axes.hlines(floor_ms, index - 0.3, index + 0.3, color=FLOOR, linewidth=1.6)
+            axes.set_ylim(bottom=0)
+            axes.set_xticks(range(1, len(summary.runs) + 1))
+            axes.set_ylabel("step, ms")
+            axes.set_title(_measured_label(summary).replace("\n", " "), loc="left", fontsize=10)
+        panels[-1].set_xlabel("run (dots: timed steps in order; blue: median; orange: floor at the run's own ceiling)")
+    return figure
+
+
+FIGURES: dict[str, Callable[[Sequence[CellSummary]], Figure]] = {"1": ladder, "runs": run_distributions}
+
+
+def _draw_fractions(axes: Axes, summaries: Sequence[CellSummary], reference: Sequence[PublishedCell]) -> None:
+    for row, summary in enumerate(summaries):
+        fraction = summary.fractions["streamed"]
+        shown = fraction.peak or fraction.ceiling
+        axes.barh(row, shown.value, color=MEASURED)
+        if shown.ci95:
+            axes.plot(shown.ci95, [row, row], color="black", linewidth=1.2)
+        axes.text(shown.value + 0.02, row, f"{100 * shown.value:.0f} % of {'peak' if fraction.peak else 'ceiling'}",
+                  va="center", fontsize=9)
+    for row, cell in enumerate(reference, len(summaries)):
+        axes.barh(row, cell.fraction, color=PUBLISHED)
+        axes.text(cell.fraction + 0.02, row, f"{100 * cell.fraction:.0f} % of peak", va="center", fontsize=9)
+    axes.axvline(1.0, color=FLOOR, linewidth=1.2)
+    axes.set_xlim(0, 1.25)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0])
+    axes.set_xlabel("achieved fraction of the floor")
+
+
+def _draw_times(axes: Axes, summaries: Sequence[CellSummary], reference: Sequence[PublishedCell]) -> None:
+    for row, summary in enumerate(summaries):
+        milliseconds = summary.p50_seconds.value * 1e3
+        fraction = summary.fractions["streamed"]
+        bandwidth = summary.peak_bytes_per_second or summary.ceiling_bytes_per_second.value
+        axes.barh(row, milliseconds, color=MEASURED)
+        axes.plot([fraction.total_bytes / bandwidth * 1e3] * 2, [row - 0.4, row + 0.4], color=FLOOR, linewidth=2)
+        axes.text(milliseconds, row, f"  {milliseconds:.4g}", va="center", fontsize=9)
+    for row, cell in enumerate(reference, len(summaries)):
+        milliseconds = cell.implied_step_seconds["paper"] * 1e3
+        axes.barh(row, milliseconds, color=PUBLISHED)
+        axes.plot([milliseconds * cell.fraction] * 2, [row - 0.4, row + 0.4], color=FLOOR, linewidth=2)
+        axes.text(milliseconds, row, f"  {milliseconds:.4g}", va="center", fontsize=9)
+    axes.set_xlabel("step time, ms (orange: floor)")
+    axes.margins(x=0.15)
+
+
+def _measured_label(summary: CellSummary) -> str:
+    return f"{summary.device.name}\n{summary.cell.spec.name} {runtime_label(summary)} {summary.cell.workload.context_len}"
+
+
+def _published_label(cell: PublishedCell) -> str:
+    return f"{cell.device} (published)\n{published()['model']} {cell.context_len}"

@@ -1,0 +1,154 @@
+"""From runs to one line per cell: latency with its interval, and how near the floor by each convention."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from memfloor.floor import CONVENTIONS, step_traffic
+from memfloor.hardware import match_driver_name
+from memfloor.record import Cell, DeviceInfo, Failure, Protocol, Run, Skip
+from memfloor.stats import Estimate, coefficient_of_variation, estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Fraction:
+    """Hold the share of a bandwidth that a step's bytes reach, by one convention.
+
+    Attributes:
+        total_bytes: Bytes of one step by the convention.
+        ceiling: Of the paired ceiling, run by run.
+        peak: Of the datasheet peak; None for a device that is not in the catalogue.
+    """
+
+    total_bytes: int
+    ceiling: Estimate
+    peak: Estimate | None
+
+
+@dataclass(frozen=True, slots=True)
+class CellSummary:
+    """Hold what the runs of one cell on one device say."""
+
+    cell: Cell
+    device: DeviceInfo
+    runs: tuple[Run, ...]
+    p50_seconds: Estimate
+    ceiling_bytes_per_second: Estimate
+    peak_bytes_per_second: float | None
+    cv: float | None
+    fractions: dict[str, Fraction]
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Return the tokens that the batch decodes in a second at the median step."""
+        return self.cell.workload.batch / self.p50_seconds.value
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the summary as plain data for `--json`."""
+        return {
+            "model": self.cell.spec.name,
+            "runtime": self.cell.runtime,
+            "options": self.cell.options,
+            "context_len": self.cell.workload.context_len,
+            "batch": self.cell.workload.batch,
+            "weights": self.cell.workload.weights,
+            "device": self.device.name,
+            "runs": len(self.runs),
+            "p50_seconds": self.p50_seconds.value,
+            "ci95_seconds": self.p50_seconds.ci95,
+            "cv": self.cv,
+            "tokens_per_second": self.tokens_per_second,
+            "ceiling_bytes_per_second": self.ceiling_bytes_per_second.value,
+            "peak_bytes_per_second": self.peak_bytes_per_second,
+            "fraction": {
+                name: {
+                    "bytes": fraction.total_bytes,
+                    "peak": fraction.peak.value if fraction.peak else None,
+                    "ceiling": fraction.ceiling.value,
+                    "ceiling_ci95": fraction.ceiling.ci95,
+                }
+                for name, fraction in self.fractions.items()
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidCell:
+    """Hold a cell that gave no times, and why."""
+
+    cell: Cell
+    device: DeviceInfo | None
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the invalid cell as plain data for `--json`."""
+        return {
+            "model": self.cell.spec.name,
+            "runtime": self.cell.runtime,
+            "options": self.cell.options,
+            "context_len": self.cell.workload.context_len,
+            "batch": self.cell.workload.batch,
+            "weights": self.cell.workload.weights,
+            "device": self.device.name if self.device else None,
+            "runs": 0,
+            "invalid": self.reason,
+        }
+
+
+def summarise(records: Iterable[Run | Failure | Skip]) -> tuple[list[CellSummary], list[InvalidCell]]:
+    """Group records by cell, device and protocol; return the cells with times and those that never gave any."""
+    runs: dict[tuple[str, str, Protocol], list[Run]] = defaultdict(list)
+    lost: dict[tuple[str, str], InvalidCell] = {}
+    for record in records:
+        if isinstance(record, Run):
+            runs[record.cell.key, record.environment.device.name, record.protocol].append(record)
+        else:
+            name = record.device.name if record.device else ""
+            lost[record.cell.key, name] = InvalidCell(record.cell, record.device, _reason(record))
+    measured = {(key, name) for key, name, _ in runs} | {(key, "") for key, _, _ in runs}
+    invalid = [cell for identity, cell in lost.items() if identity not in measured]
+    return sorted(map(summarise_cell, runs.values()), key=_order), invalid
+
+
+def summarise_cell(runs: Sequence[Run]) -> CellSummary:
+    """Return what the runs of one cell on one device say."""
+    cell, device = runs[0].cell, runs[0].environment.device
+    catalogued = match_driver_name(device.name)
+    peak = catalogued.peak_bytes_per_second if catalogued else None
+    return CellSummary(
+        cell=cell,
+        device=device,
+        runs=tuple(runs),
+        p50_seconds=estimate(runs, lambda run: run.p50_seconds),
+        ceiling_bytes_per_second=estimate(runs, lambda run: run.ceiling_bytes_per_second),
+        peak_bytes_per_second=peak,
+        cv=coefficient_of_variation(runs, lambda run: run.p50_seconds),
+        fractions={name: _fraction(runs, cell, name, peak) for name in CONVENTIONS},
+    )
+
+
+def _fraction(runs: Sequence[Run], cell: Cell, convention: str, peak: float | None) -> Fraction:
+    total_bytes = step_traffic(cell.spec, cell.workload, convention).total_bytes
+    return Fraction(
+        total_bytes=total_bytes,
+        ceiling=estimate(runs, lambda run: total_bytes / run.p50_seconds / run.ceiling_bytes_per_second),
+        peak=estimate(runs, lambda run: total_bytes / run.p50_seconds / peak) if peak else None,
+    )
+
+
+def _reason(record: Failure | Skip) -> str:
+    if isinstance(record, Skip):
+        return record.reason
+    return f"{record.cause.replace('_', ' ')}: {record.last_words}"
+
+
+def _order(summary: CellSummary) -> tuple[str, str, int, int, str]:
+    cell = summary.cell
+    return (
+        summary.device.name,
+        cell.spec.name,
+        cell.workload.context_len,
+        cell.workload.batch,
+        cell.key,
+    )

@@ -1,0 +1,76 @@
+"""Rows of the tables, as text: the same in the terminal and on the page."""
+
+from memfloor.report.summary import CellSummary, Fraction, InvalidCell
+from memfloor.stats import Estimate
+from memfloor.units import format_bandwidth, format_percent, format_seconds
+
+CELL_COLUMNS = (
+    "model",
+    "runtime",
+    "context",
+    "runs",
+    "p50",
+    "95 % CI",
+    "CV",
+    "tokens/s",
+    "ceiling",
+    "of ceiling",
+    "of peak",
+    "of peak, paper",
+    "of peak, blocks",
+)
+
+
+def cell_row(summary: CellSummary) -> list[str]:
+    """Return the row of a measured cell; a missing figure is a dash, never a zero."""
+    fractions = summary.fractions
+    return [
+        summary.cell.spec.name,
+        runtime_label(summary),
+        _context(summary),
+        str(len(summary.runs)),
+        format_seconds(summary.p50_seconds.value),
+        seconds_interval(summary.p50_seconds),
+        format_percent(summary.cv) if summary.cv is not None else "-",
+        f"{summary.tokens_per_second:.4g}",
+        format_bandwidth(summary.ceiling_bytes_per_second.value),
+        percent_interval(fractions["streamed"].ceiling),
+        *(_of_peak(fractions[name]) for name in ("streamed", "paper", "blocks")),
+    ]
+
+
+def invalid_row(cell: InvalidCell) -> list[str]:
+    """Return the row of a cell that gave no times: its reason stands where the latency would."""
+    head = [cell.cell.spec.name, runtime_label(cell), _context(cell), "0", f"invalid: {cell.reason}"]
+    return head + ["-"] * (len(CELL_COLUMNS) - len(head))
+
+
+def runtime_label(item: CellSummary | InvalidCell) -> str:
+    """Return the runtime with its options and formats, as far as they are not the study's own."""
+    cell = item.cell
+    options = [f"{key}={value}" for key, value in sorted(cell.options.items())]
+    return ",".join([cell.runtime, *options, *([cell.workload.weights] if cell.workload.weights != "bf16" else [])])
+
+
+def seconds_interval(estimate: Estimate) -> str:
+    """Return an interval of times, or a dash for a single run."""
+    if estimate.ci95 is None:
+        return "-"
+    return f"{format_seconds(estimate.ci95[0])} to {format_seconds(estimate.ci95[1])}"
+
+
+def percent_interval(estimate: Estimate) -> str:
+    """Return a fraction with its interval in percent."""
+    if estimate.ci95 is None:
+        return format_percent(estimate.value)
+    low, high = (100 * bound for bound in estimate.ci95)
+    return f"{format_percent(estimate.value)} [{low:.1f}, {high:.1f}]"
+
+
+def _of_peak(fraction: Fraction) -> str:
+    return format_percent(fraction.peak.value) if fraction.peak else "-"
+
+
+def _context(item: CellSummary | InvalidCell) -> str:
+    workload = item.cell.workload
+    return str(workload.context_len) + (f" x{workload.batch}" if workload.batch > 1 else "")

@@ -1,0 +1,184 @@
+"""Hugging Face transformers as the study ran it: eager, SDPA, a dynamic cache, one Python call per step."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from memfloor.record import Cell, ObservedPath
+from memfloor.runtimes.census import operator_census
+from memfloor.runtimes.memory import require_memory
+from memfloor.runtimes.protocol import DecodeRequest
+from memfloor.runtimes.random_weights import fill_parameters, random_tensor
+from memfloor.spec import ModelSpec
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("bf16", "fp16", "fp32")
+PREFILL_CHUNK_TOKENS = 512
+
+
+class HfEager:
+    """Decode with `AutoModelForCausalLM`, `attn_implementation="sdpa"` and a `DynamicCache`."""
+
+    name: ClassVar[str] = "hf-eager"
+    summary: ClassVar[str] = "Hugging Face transformers, eager, SDPA, dynamic cache: the study's path"
+
+    def __init__(self, request: DecodeRequest) -> None:
+        self.request = request
+        self.model: Any = None
+        self.cache: Any = None
+        self.token: torch.Tensor | None = None
+
+    @classmethod
+    def unavailable_reason(cls, cell: Cell | None = None) -> str | None:
+        """Say why transformers cannot run here, or not this cell."""
+        try:
+            import torch
+            import transformers  # noqa: F401
+        except ImportError as error:
+            return f"{error.name} is not installed; pip install 'memfloor[torch]'"
+        if cell is None:
+            return None
+        if cell.device == "cuda" and not torch.cuda.is_available():
+            return "torch sees no CUDA GPU"
+        return refused_formats(cls.name, cell)
+
+    def prepare(self) -> None:
+        """Build the model, fill its cache, and choose a first token."""
+        import torch
+
+        cell = self.request.cell
+        require_memory(cell)
+        if cell.device == "cpu" and cell.threads:
+            torch.set_num_threads(cell.threads)
+        torch.manual_seed(self.request.seed)
+        self.model = load_model(cell, self.request.seed)
+        self.cache = self.make_cache()
+        self.token = torch.ones((cell.workload.batch, 1), dtype=torch.long, device=cell.device)
+        if cell.prefill:
+            self._prefill()
+        else:
+            self._fill_cache()
+
+    def make_cache(self) -> Any:
+        """Return an empty cache that grows by concatenation, as `generate` uses by default."""
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self.model.config)
+
+    def step(self) -> None:
+        """Feed the last token and choose the most likely next one."""
+        import torch
+
+        with torch.inference_mode():
+            self.forward()
+
+    def forward(self) -> None:
+        """Run the model on the last token and keep the next, without a gradient mode of its own."""
+        logits = self.model(input_ids=self.token, past_key_values=self.cache, use_cache=True).logits
+        self.token = logits[:, -1:].argmax(dim=-1)
+
+    def observed_path(self) -> ObservedPath:
+        """Take one more step under a census of its operators."""
+        import torch
+
+        parameter = next(self.model.parameters())
+        facts = {
+            "attention_implementation": str(self.model.config._attn_implementation),
+            "model_class": type(self.model).__name__,
+            "cache_class": type(self.cache).__name__,
+            "weights_dtype": str(parameter.dtype),
+            "weights_device": str(parameter.device),
+            "torch_threads": str(torch.get_num_threads()),
+            "launch": "eager",
+        }
+        return ObservedPath(operators=operator_census(self.forward), facts=facts)
+
+    def _fill_cache(self) -> None:
+        import torch
+
+        spec, workload = self.request.cell.spec, self.request.cell.workload
+        shape = (workload.batch, spec.num_key_value_heads, self.request.start_len, spec.head_dim)
+        dtype = torch_dtype(workload.weights)
+        # Not inference mode: a static cache must stay writable outside it.
+        with torch.no_grad():
+            for layer in range(spec.num_hidden_layers):
+                for_layer = self.request.seed + 2 * layer
+                key = random_tensor(shape, dtype, self.request.cell.device, for_layer)
+                value = random_tensor(shape, dtype, self.request.cell.device, for_layer + 1)
+                self.cache.update(key, value, layer)
+
+    def _prefill(self) -> None:
+        import torch
+
+        cell = self.request.cell
+        shape = (cell.workload.batch, self.request.start_len)
+        prompt = torch.randint(cell.spec.vocab_size, shape).to(cell.device)
+        with torch.no_grad():
+            for chunk in prompt.split(PREFILL_CHUNK_TOKENS, dim=1):
+                self.model(input_ids=chunk, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+
+
+def refused_formats(runtime: str, cell: Cell) -> str | None:
+    """Say which format of a cell plain transformers has no path for; None if it has one for all."""
+    workload = cell.workload
+    if workload.weights not in DTYPES or workload.head != workload.weights:
+        return f"{runtime} runs weights {', '.join(DTYPES)}, not {workload.weights} with head {workload.head}"
+    if workload.kv != workload.weights:
+        return f"{runtime} keeps the KV cache in the weights' type {workload.weights}, not {workload.kv}"
+    return None
+
+
+def torch_dtype(name: str) -> "torch.dtype":
+    """Return torch's type of a 16- or 32-bit weight format."""
+    import torch
+
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[name]
+
+
+def load_model(cell: Cell, seed: int) -> Any:
+    """Return the model of a cell in evaluation mode, from its checkpoint or with random weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    arguments = {"dtype": torch_dtype(cell.workload.weights), "attn_implementation": "sdpa"}
+    if cell.weights_from is not None:
+        model = AutoModelForCausalLM.from_pretrained(Path(cell.weights_from), local_files_only=True, **arguments)
+        return model.to(cell.device).eval()
+    config = AutoConfig.for_model(**hf_config_fields(cell.spec))
+    with torch.device(cell.device), no_init_weights():
+        model = AutoModelForCausalLM.from_config(config, **arguments)
+    fill_parameters(model, seed)
+    return model.eval()
+
+
+def hf_config_fields(spec: ModelSpec) -> dict[str, Any]:
+    """Return the fields of a transformers config of this shape; the inverse of `spec.from_hf_config`."""
+    fields = spec.model_dump(
+        include={
+            "model_type",
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "head_dim",
+            "vocab_size",
+            "tie_word_embeddings",
+            "max_position_embeddings",
+            "rms_norm_eps",
+        }
+    )
+    fields["rope_parameters"] = {"rope_theta": spec.rope_theta, **(spec.rope_scaling or {"rope_type": "default"})}
+    if spec.model_type != "qwen2":
+        fields["attention_bias"] = spec.attention_output_bias
+    if spec.model_type == "llama":
+        fields["mlp_bias"] = spec.mlp_bias
+    if spec.model_type == "mistral":
+        fields["sliding_window"] = spec.sliding_window
+    elif spec.sliding_window:
+        fields["sliding_window"] = spec.sliding_window
+        fields["use_sliding_window"] = True
+        fields["max_window_layers"] = spec.num_hidden_layers - spec.num_sliding_layers
+    return fields

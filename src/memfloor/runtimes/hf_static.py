@@ -1,0 +1,85 @@
+"""Hugging Face transformers with a static cache: eager, or captured once as a CUDA Graph and replayed."""
+
+from typing import Any, ClassVar
+
+from memfloor.record import Cell, ObservedPath
+from memfloor.runtimes.hf import HfEager
+from memfloor.runtimes.protocol import DecodeRequest
+
+LAUNCH_MODES = ("eager", "graph")
+
+
+class HfStatic(HfEager):
+    """Decode with a `StaticCache`; `launch=graph` replays the same step as one CUDA Graph.
+
+    Both modes run the same operators on the same buffers, so that their A/B isolates the launch. Attention reads
+    the whole cache under a mask, so its length is the context at the end of the run.
+    """
+
+    name: ClassVar[str] = "hf-static"
+    summary: ClassVar[str] = "Hugging Face transformers, static cache; option launch=eager|graph"
+
+    def __init__(self, request: DecodeRequest) -> None:
+        super().__init__(request)
+        self.launch = request.cell.options.get("launch", "eager")
+        self.graph: Any = None
+
+    @classmethod
+    def unavailable_reason(cls, cell: Cell | None = None) -> str | None:
+        """Say why transformers cannot run here, or not this cell."""
+        reason = super().unavailable_reason(cell)
+        if reason is not None or cell is None:
+            return reason
+        launch = cell.options.get("launch", "eager")
+        if launch not in LAUNCH_MODES:
+            return f"unknown launch {launch!r}; allowed: {', '.join(LAUNCH_MODES)}"
+        if launch == "graph" and cell.device != "cuda":
+            return "launch=graph needs a CUDA GPU"
+        return None
+
+    def prepare(self) -> None:
+        """Build the model and its cache and, for `launch=graph`, capture one step."""
+        super().prepare()
+        if self.launch == "graph":
+            self._capture()
+
+    def make_cache(self) -> Any:
+        """Return a cache with room for every step of the run and the census after it."""
+        from transformers import StaticCache
+
+        warm_steps = 3
+        room = self.request.start_len + self.request.max_steps + warm_steps + 1
+        return StaticCache(config=self.model.config, max_cache_len=room)
+
+    def forward(self) -> None:
+        """Run the model on the token buffer and write the next token into it."""
+        assert self.token is not None
+        logits = self.model(input_ids=self.token, past_key_values=self.cache, use_cache=True).logits
+        self.token.copy_(logits[:, -1:].argmax(dim=-1))
+
+    def step(self) -> None:
+        """Take one step by the launch mode."""
+        if self.graph is None:
+            super().step()
+        else:
+            self.graph.replay()
+
+    def observed_path(self) -> ObservedPath:
+        """Take one more eager step under a census; a captured graph launched the same operators."""
+        path = super().observed_path()
+        facts = path.facts | {"launch": "eager" if self.graph is None else "one CUDA Graph replay per step"}
+        return ObservedPath(operators=path.operators, facts=facts)
+
+    def _capture(self) -> None:
+        import torch
+
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream), torch.inference_mode():
+            for _ in range(2):
+                self.forward()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.inference_mode(), torch.cuda.graph(graph):
+            self.forward()
+        self.graph = graph
