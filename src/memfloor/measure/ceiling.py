@@ -11,6 +11,8 @@ from memfloor.record import CeilingReading
 MIN_BUFFER_BYTES = 512 * 2**20
 # A pass must be far beyond the last-level cache, or it measures the cache.
 CACHE_MULTIPLE = 8
+# Buffers are whole numbers of every block size that a kernel reads in.
+ALIGNMENT_BYTES = 2**20
 
 
 class Ceiling(Protocol):
@@ -22,7 +24,8 @@ class Ceiling(Protocol):
 
 def buffer_bytes(cache_bytes: int | None) -> int:
     """Return the size of a buffer that no cache of the given size can help with."""
-    return max(MIN_BUFFER_BYTES, CACHE_MULTIPLE * (cache_bytes or 0))
+    wanted = max(MIN_BUFFER_BYTES, CACHE_MULTIPLE * (cache_bytes or 0))
+    return -(-wanted // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
 
 class CpuCeiling:
@@ -59,6 +62,15 @@ class CudaCeiling:
     """Stream with the engine's own Triton kernel, in the launch shape that is fastest on this device."""
 
     LAUNCHES_PER_PASS = 4
+    SHAPES = (
+        (None, 4096, 4),
+        (None, 8192, 8),
+        (None, 16384, 8),
+        (None, 32768, 16),
+        (4, 8192, 8),
+        (8, 4096, 4),
+        (8, 8192, 8),
+    )
 
     def __init__(self, size_bytes: int | None = None) -> None:
         import torch
@@ -93,14 +105,15 @@ class CudaCeiling:
     def _fastest_shape(self) -> Any:
         candidates = [
             self._stream.StreamShape(programs_per_sm=programs, block=block, warps=warps)
-            for programs, block, warps in ((2, 8192, 8), (4, 4096, 8), (8, 2048, 4), (8, 4096, 8))
+            for programs, block, warps in self.SHAPES
         ]
         for shape in candidates:
             self._time(self._launches(shape))
         return min(candidates, key=lambda shape: median(self._time(self._launches(shape)) for _ in range(3)))
 
     def _launches(self, shape: Any) -> Callable[[], None]:
-        partials = self._torch.empty(self._sms * shape.programs_per_sm, dtype=self._torch.int32, device="cuda")
+        programs = shape.programs(self._source.numel(), self._sms)
+        partials = self._torch.empty(programs, dtype=self._torch.int32, device="cuda")
 
         def launch() -> None:
             for _ in range(self.LAUNCHES_PER_PASS):

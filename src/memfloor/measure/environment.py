@@ -98,8 +98,14 @@ def package_versions() -> dict[str, str]:
 
 @cache
 def git_commit() -> str | None:
-    """Return the commit memfloor runs from, with `+changes` if the tree differs from it; None outside a checkout."""
+    """Return the commit memfloor runs from, with `+changes` if the tree differs from it; None where it is unknown.
+
+    A tree that travels without its history may name its commit in `memfloor/COMMIT`.
+    """
     folder = Path(__file__).resolve().parent
+    stamp = folder.parent / "COMMIT"
+    if stamp.is_file():
+        return stamp.read_text().strip()
     git = ["git", "-C", str(folder)]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)

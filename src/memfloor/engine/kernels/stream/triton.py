@@ -9,21 +9,30 @@ import triton.language as tl
 
 @dataclass(frozen=True, slots=True)
 class StreamShape:
-    """Choose how the read is spread: programs per multiprocessor, elements per block, warps, blocks in flight."""
+    """Choose how the read is spread.
 
-    programs_per_sm: int = 4
-    block: int = 4096
+    Attributes:
+        programs_per_sm: Programs of a persistent grid per multiprocessor; None gives each block its own program.
+        block: Elements of one block.
+        warps: Warps of one program.
+    """
+
+    programs_per_sm: int | None = None
+    block: int = 8192
     warps: int = 8
-    stages: int = 4
+
+    def programs(self, elements: int, multiprocessors: int) -> int:
+        """Return the size of the grid for a buffer and a device."""
+        return elements // self.block if self.programs_per_sm is None else self.programs_per_sm * multiprocessors
 
 
 @triton.jit
-def _read_kernel(source, partials, blocks, BLOCK: tl.constexpr, STAGES: tl.constexpr):  # noqa: ANN001, ANN202, N803
+def _read_kernel(source, partials, blocks, BLOCK: tl.constexpr):  # noqa: ANN001, ANN202, N803
     program = tl.program_id(0)
     offsets = tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), dtype=tl.int32)
-    for index in tl.range(program, blocks, tl.num_programs(0), num_stages=STAGES):
-        total += tl.load(source + index.to(tl.int64) * BLOCK + offsets, eviction_policy="evict_first")
+    for index in tl.range(program, blocks, tl.num_programs(0)):
+        total += tl.load(source + index * BLOCK + offsets, eviction_policy="evict_first")
     tl.store(partials + program, tl.sum(total))
 
 
@@ -31,11 +40,9 @@ def read(source: torch.Tensor, partials: torch.Tensor, shape: StreamShape) -> No
     """Enqueue one pass over the buffer.
 
     Args:
-        source: int32, contiguous, a whole number of blocks.
+        source: int32, contiguous, a whole number of blocks, fewer than 2**31 elements.
         partials: int32 [programs], written with each program's sum so that no load can be dropped.
         shape: How the read is spread.
     """
     blocks = source.numel() // shape.block
-    _read_kernel[(partials.numel(),)](
-        source, partials, blocks, BLOCK=shape.block, STAGES=shape.stages, num_warps=shape.warps
-    )
+    _read_kernel[(partials.numel(),)](source, partials, blocks, BLOCK=shape.block, num_warps=shape.warps)
