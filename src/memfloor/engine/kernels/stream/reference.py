@@ -4,7 +4,7 @@ import torch
 
 
 def read_partials(source: torch.Tensor, programs: int, block: int) -> torch.Tensor:
-    """Sum the blocks that each program reads.
+    """Return the exclusive or of everything that each program reads.
 
     Args:
         source: int32 [blocks * block].
@@ -12,9 +12,15 @@ def read_partials(source: torch.Tensor, programs: int, block: int) -> torch.Tens
         block: Elements of one block.
 
     Returns:
-        int32 [programs], wrapping around as the kernel's adds do.
+        int32 [programs].
     """
-    sums = source.view(-1, block).sum(dim=1, dtype=torch.int64)
-    totals = torch.zeros(programs, dtype=torch.int64, device=source.device)
-    totals.index_add_(0, torch.arange(sums.numel(), device=source.device) % programs, sums)
-    return totals.to(torch.int32)
+    blocks = source.view(-1, block)
+    return torch.stack([_xor(blocks[program::programs].reshape(-1)) for program in range(programs)])
+
+
+def _xor(values: torch.Tensor) -> torch.Tensor:
+    while values.numel() > 1:
+        if values.numel() % 2:
+            values = torch.nn.functional.pad(values, (0, 1))
+        values = values[0::2] ^ values[1::2]
+    return values[0]

@@ -32,8 +32,8 @@ def _read_kernel(source, partials, blocks, BLOCK: tl.constexpr):  # noqa: ANN001
     offsets = tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), dtype=tl.int32)
     for index in tl.range(program, blocks, tl.num_programs(0)):
-        total += tl.load(source + index * BLOCK + offsets, eviction_policy="evict_first")
-    tl.store(partials + program, tl.sum(total))
+        total ^= tl.load(source + index * BLOCK + offsets, eviction_policy="evict_first")
+    tl.store(partials + program, tl.xor_sum(total))
 
 
 def read(source: torch.Tensor, partials: torch.Tensor, shape: StreamShape) -> None:
@@ -41,7 +41,7 @@ def read(source: torch.Tensor, partials: torch.Tensor, shape: StreamShape) -> No
 
     Args:
         source: int32, contiguous, a whole number of blocks, fewer than 2**31 elements.
-        partials: int32 [programs], written with each program's sum so that no load can be dropped.
+        partials: int32 [programs], written with the exclusive or of what each program read, so that no load can be dropped.
         shape: How the read is spread.
     """
     blocks = source.numel() // shape.block
