@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from memfloor.errors import UsageError
+from memfloor.errors import UsageError, first_problem
 
 KNOWN_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
@@ -139,10 +139,19 @@ class Workload(BaseModel):
         return self
 
     @classmethod
-    def of(cls, context_len: int, batch: int = 1, weights: str = "bf16", kv: str = "bf16") -> "Workload":
-        """Return a workload whose head stays 16 bits wide when the other weights are quantised."""
-        head = "bf16" if weight_format(weights).is_quantized else weights
-        return cls(context_len=context_len, batch=batch, weights=weights, head=head, kv=kv)
+    def of(
+        cls, context_len: int, batch: int = 1, weights: str = "bf16", kv: str = "bf16", head: str | None = None
+    ) -> "Workload":
+        """Return a workload whose head, unless given, stays 16 bits wide when the other weights are quantised.
+
+        Raises:
+            UsageError: A count is below one or a format is unknown.
+        """
+        head = head or ("bf16" if weight_format(weights).is_quantized else weights)
+        try:
+            return cls(context_len=context_len, batch=batch, weights=weights, head=head, kv=kv)
+        except ValidationError as error:
+            raise UsageError(first_problem(error)) from error
 
 
 @cache
@@ -248,9 +257,7 @@ def from_hf_config(config: Mapping[str, Any], name: str, source: str = "") -> Mo
             num_sliding_layers=sliding_layers,
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{source or name}: {field + ': ' if field else ''}{first['msg']}") from error
+        raise UsageError(f"{source or name}: {first_problem(error)}") from error
     except (TypeError, ZeroDivisionError, AttributeError) as error:
         raise UsageError(f"{source or name}: a field has the wrong type: {error}") from error
 

@@ -40,18 +40,13 @@ def floor(
     """
     spec = load_model(model)
     bandwidths = _bandwidths(device)
-    workloads = [_workload(length, batch, weights, head, kv) for length in parse_counts(context, "context")]
+    workloads = [Workload.of(length, batch, weights, kv, head) for length in parse_counts(context, "context")]
     if json:
         print_json(one_or_list([_as_json(spec, workload, bandwidths) for workload in workloads]))
         return
     for workload in workloads:
         _print_bytes(spec, workload)
         _print_times(spec, workload, bandwidths)
-
-
-def _workload(context_len: int, batch: int, weights: str, head: str | None, kv: str) -> Workload:
-    workload = Workload.of(context_len, batch, weights, kv)
-    return Workload(**{**workload.model_dump(), "head": head}) if head else workload
 
 
 def _bandwidths(names: list[str] | None) -> dict[str, float]:

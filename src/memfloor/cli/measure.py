@@ -1,9 +1,9 @@
 """`memfloor measure` and `memfloor study`: runs in fresh processes, each beside its paired ceiling."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -128,7 +128,7 @@ def study(
 def _show(records: Records, cells: Sequence[Cell], options: RunOptions) -> None:
     summaries, invalid = summarise(records)
     if options.json:
-        print_json(one_or_list([item.to_json() for item in (*summaries, *invalid)]))
+        print_json(one_or_list([item.to_json() for item in summaries] + [cell.to_json() for cell in invalid]))
         return
     print_table(f"{len(cells)} cells, records in {options.out}", CELL_COLUMNS, map(cell_row, summaries))
     for cell in invalid:
@@ -151,7 +151,7 @@ def _device(options: RunOptions) -> str:
     return device
 
 
-def _grid_options(options: RunOptions) -> Mapping[str, object]:
+def _grid_options(options: RunOptions) -> dict[str, Any]:
     if options.weights_from is not None and not (options.weights_from / "config.json").is_file():
         raise UsageError(f"{options.weights_from} is no Hugging Face checkpoint: it holds no config.json")
     return {

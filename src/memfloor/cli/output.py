@@ -8,7 +8,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-
 # Columns that hold sentences; figures are never broken over lines.
 WRAPPED = ("why", "device or reason")
 
@@ -17,7 +16,12 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     """Print a table whose first column is left-aligned and whose others are right-aligned."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold", no_wrap=index > 0 and column not in WRAPPED)
+        table.add_column(
+            column,
+            justify="left" if index == 0 else "right",
+            overflow="fold",
+            no_wrap=index > 0 and column not in WRAPPED,
+        )
     for row in rows:
         table.add_row(*row)
     _console().print(table)

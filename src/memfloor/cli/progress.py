@@ -51,8 +51,12 @@ class SessionProgress:
     def run_ended(self, record: Run | Failure | Skip, done: int, total: int, seconds_left: float) -> None:
         """Leave one line about a finished run."""
         self._left = f", about {seconds_left:.0f} s left" if seconds_left else ""
-        self._console.print(f"[{done}/{total}] {describe(record.cell)}: {_outcome(record)}{self._left}",
-                            markup=False, highlight=False, soft_wrap=True)
+        self._console.print(
+            f"[{done}/{total}] {describe(record.cell)}: {_outcome(record)}{self._left}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
     def _draw(self) -> None:
         if self._live:

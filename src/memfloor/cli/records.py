@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -20,7 +20,7 @@ def runs(
     model: str | None = None,
     runtime: str | None = None,
     context: int | None = None,
-    kind: str | None = None,
+    kind: Literal["run", "failure", "skip"] | None = None,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """List the records of a folder, oldest first.

@@ -1,12 +1,14 @@
 """The binding to the native kernels, and the cores they may run on."""
 
 import os
+from importlib import import_module
 from types import ModuleType
 
 from memfloor.errors import UsageError
 
+_native: ModuleType | None
 try:
-    from memfloor import _native
+    _native = import_module("memfloor._native")
 except ImportError:
     # Installed without a compiler, or run from a source tree: `unavailable_reason` says what to do.
     _native = None
@@ -25,9 +27,8 @@ def native() -> ModuleType:
     Raises:
         UsageError: It was not built.
     """
-    reason = unavailable_reason()
-    if reason is not None:
-        raise UsageError(reason)
+    if _native is None:
+        raise UsageError(unavailable_reason())
     return _native
 
 

@@ -175,6 +175,4 @@ def _failure(identity: Mapping[str, Any], outcome: ChildOutcome, child: _Child, 
         words = f"no end after {time_limit_seconds:g} s; {last_words}"
         return Failure(**identity, cause="timed_out", last_words=words, device=child.device)
     cause = "died" if outcome.exit_status < 0 else "error"
-    return Failure(
-        **identity, cause=cause, last_words=f"{outcome.describe()}; {last_words}", device=child.device
-    )
+    return Failure(**identity, cause=cause, last_words=f"{outcome.describe()}; {last_words}", device=child.device)

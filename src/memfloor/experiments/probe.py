@@ -1,4 +1,4 @@
-"""What can this device's memory deliver? Reads of several sizes, copy and triad, and what the machine says of itself."""
+"""What can this device's memory deliver? Reads of several sizes, copy, triad, and what the machine says of itself."""
 
 from statistics import median
 
@@ -88,8 +88,10 @@ def _spread(kind: str, size: int, readings: list[CeilingReading]) -> Bandwidth:
 
 def _facts(info: DeviceInfo) -> dict[str, str]:
     cache = info.last_level_cache_bytes
-    sensors = {name.replace("_", " "): f"{value:g}" if isinstance(value, float) else value
-               for name, value in read_sensors(info).items()}
+    sensors = {
+        name.replace("_", " "): f"{value:g}" if isinstance(value, float) else value
+        for name, value in read_sensors(info).items()
+    }
     return {
         "last-level cache": format_bytes(cache) if cache else "not reported",
         "memory": format_bytes(info.memory_bytes),

@@ -3,12 +3,13 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
+from memfloor.errors import UsageError
 from memfloor.experiments.blocks import Plan
 from memfloor.floor import check_context
 from memfloor.measure.environment import device_name
 from memfloor.record import Cell, Failure, Run, Store
-from memfloor.runtimes import find_runtime
-from memfloor.spec import Workload, load_model
+from memfloor.runtimes import check_options, find_runtime
+from memfloor.spec import ModelSpec, Workload, load_model
 
 DEFAULT_RUNS = {"cpu": 5, "cuda": 10}
 DEFAULT_MODELS = {"cpu": ("qwen2.5-0.5b",), "cuda": ("qwen2.5-7b", "mistral-7b-v0.3", "llama-3.1-8b")}
@@ -32,16 +33,18 @@ def grid(
     """Return the cells of a grid, each different from the others.
 
     Raises:
-        UsageError: A name is unknown or a context is beyond a model's.
+        UsageError: A name or option is unknown, a context is beyond a model's, or the checkpoint has another shape.
     """
     cells: dict[str, Cell] = {}
     for model in models:
         spec = load_model(model)
+        if weights_from is not None:
+            _check_shape(spec, weights_from)
         for context_len in contexts:
             check_context(spec, context_len)
             workload = Workload.of(context_len, batch, weights, kv or weights)
             for runtime, options in runtimes:
-                find_runtime(runtime)
+                check_options(find_runtime(runtime), options)
                 cell = Cell(
                     spec=spec,
                     workload=workload,
@@ -54,6 +57,14 @@ def grid(
                 )
                 cells[cell.key] = cell
     return list(cells.values())
+
+
+def _check_shape(spec: ModelSpec, folder: str) -> None:
+    checkpoint = load_model(folder)
+    if checkpoint.fingerprint != spec.fingerprint:
+        ours, theirs = (item.model_dump(exclude={"name", "source"}) for item in (spec, checkpoint))
+        different = ", ".join(f"{name} {theirs[name]} not {ours[name]}" for name in ours if ours[name] != theirs[name])
+        raise UsageError(f"the checkpoint in {folder} is not of {spec.name}'s shape: {different}")
 
 
 def done_blocks(store: Store, plan: Plan) -> dict[str, set[int]]:

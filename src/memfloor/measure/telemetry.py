@@ -28,7 +28,7 @@ def foreign_gpu_processes() -> int | str:
         running = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
     except pynvml.NVMLError as error:
         return str(error)
-    return sum(process.pid != os.getpid() for process in running)
+    return sum(1 for process in running if process.pid != os.getpid())
 
 
 class LoadWatch:

@@ -53,7 +53,12 @@ class Cell(_Frozen):
     def key(self) -> str:
         """Return a readable key that differs between any two different cells of one device."""
         w = self.workload
-        parts = [self.spec.name, self.spec.fingerprint, self.runtime, *(f"{k}={v}" for k, v in sorted(self.options.items()))]
+        parts = [
+            self.spec.name,
+            self.spec.fingerprint,
+            self.runtime,
+            *(f"{k}={v}" for k, v in sorted(self.options.items())),
+        ]
         parts += [f"ctx{w.context_len}", f"b{w.batch}", w.weights, f"head-{w.head}", f"kv-{w.kv}", self.device]
         parts += [f"t{self.threads}"] if self.threads else []
         parts += ["prefill"] if self.prefill else []
@@ -142,7 +147,7 @@ class ObservedPath(_Frozen):
 
 
 class _Identified(_Frozen):
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     record_id: str = Field(pattern=r"^[0-9a-f]{32}$")
     session_id: str = Field(pattern=r"^[0-9a-f]{32}$")
     taken_at: str

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from memfloor.errors import UsageError
+from memfloor.errors import UsageError, first_problem
 from memfloor.record.schema import SCHEMA_VERSION, Failure, Record, Run, Skip
 
 _ADAPTER: TypeAdapter[Run | Failure | Skip] = TypeAdapter(Record)
@@ -101,9 +101,7 @@ def _read_file(path: Path) -> Run | Failure | Skip | UnreadableFile:
     try:
         return _ADAPTER.validate_python(raw, strict=False)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return UnreadableFile(path, f"not a valid record: {where}: {first['msg']}")
+        return UnreadableFile(path, f"not a valid record: {first_problem(error)}")
 
 
 def _file_stem(record: Run | Failure | Skip) -> str:

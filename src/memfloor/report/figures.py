@@ -1,6 +1,7 @@
 """The figures, each a function from summaries to a matplotlib figure; numbers are the study's own."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -14,7 +15,7 @@ from memfloor.report.tables import runtime_label
 MEASURED = "#0072B2"
 FLOOR = "#D55E00"
 PUBLISHED = "#8A8F98"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.spines.top": False,
@@ -74,8 +75,13 @@ def _draw_fractions(axes: Axes, summaries: Sequence[CellSummary], reference: Seq
         axes.barh(row, shown.value, color=MEASURED)
         if shown.ci95:
             axes.plot(shown.ci95, [row, row], color="black", linewidth=1.2)
-        axes.text(shown.value + 0.02, row, f"{100 * shown.value:.0f} % of {'peak' if fraction.peak else 'ceiling'}",
-                  va="center", fontsize=9)
+        axes.text(
+            shown.value + 0.02,
+            row,
+            f"{100 * shown.value:.0f} % of {'peak' if fraction.peak else 'ceiling'}",
+            va="center",
+            fontsize=9,
+        )
     for row, cell in enumerate(reference, len(summaries)):
         axes.barh(row, cell.fraction, color=PUBLISHED)
         axes.text(cell.fraction + 0.02, row, f"{100 * cell.fraction:.0f} % of peak", va="center", fontsize=9)
@@ -103,7 +109,9 @@ def _draw_times(axes: Axes, summaries: Sequence[CellSummary], reference: Sequenc
 
 
 def _measured_label(summary: CellSummary) -> str:
-    return f"{summary.device.name}\n{summary.cell.spec.name} {runtime_label(summary)} {summary.cell.workload.context_len}"
+    return (
+        f"{summary.device.name}\n{summary.cell.spec.name} {runtime_label(summary)} {summary.cell.workload.context_len}"
+    )
 
 
 def _published_label(cell: PublishedCell) -> str:

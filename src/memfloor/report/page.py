@@ -32,9 +32,7 @@ def figure_svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def render(
-    records: Sequence[Run | Failure | Skip], unreadable: Sequence[UnreadableFile], folder: Path
-) -> str:
+def render(records: Sequence[Run | Failure | Skip], unreadable: Sequence[UnreadableFile], folder: Path) -> str:
     """Return the page for the records of one folder.
 
     Raises:

@@ -48,9 +48,7 @@ def published_cells() -> list[PublishedCell]:
             device=row["device"],
             context_len=int(context),
             fraction=fraction,
-            implied_step_seconds={
-                name: _floor(row["device"], name, int(context)) / fraction for name in CONVENTIONS
-            },
+            implied_step_seconds={name: _floor(row["device"], name, int(context)) / fraction for name in CONVENTIONS},
         )
         for row in published()["fractions"]
         for context, fraction in row["by_context"].items()
@@ -102,9 +100,9 @@ def _graphs_close_a_part() -> Finding:
     paper_over = steps["h100_graphed_seconds"] / _floor("h100-sxm5", "paper")
     return Finding(
         "launch is not the missing term alone",
-        f"CUDA Graphs remove {_ms(removed)}, {100 * share:.0f} % of the H100 gap to the streamed floor of {_ms(floor)}; "
-        f"the graphed step is still {over:.2f} times that floor ({paper_over:.2f} times the paper's own), so launch "
-        "overhead is not the missing term by itself.",
+        f"CUDA Graphs remove {_ms(removed)}, {100 * share:.0f} % of the H100 gap to the streamed floor of "
+        f"{_ms(floor)}; the graphed step is still {over:.2f} times that floor ({paper_over:.2f} times the paper's "
+        "own), so launch overhead is not the missing term by itself.",
         {
             "removed_seconds": removed,
             "share_of_gap": share,

@@ -1,5 +1,7 @@
 """The systems under test, one file each; to add one, write its file and add a line here."""
 
+from collections.abc import Mapping
+
 from memfloor.errors import UsageError
 from memfloor.runtimes.hf import HfEager
 from memfloor.runtimes.hf_static import HfStatic
@@ -13,7 +15,20 @@ REGISTRY: dict[str, type[Runtime]] = {
     )
 }
 
-__all__ = ["REGISTRY", "DecodeRequest", "Runtime", "find_runtime"]
+__all__ = ["REGISTRY", "DecodeRequest", "Runtime", "check_options", "find_runtime"]
+
+
+def check_options(runtime: type[Runtime], options: Mapping[str, str]) -> None:
+    """Refuse options that a runtime does not have.
+
+    Raises:
+        UsageError: An option or its value is unknown to the runtime.
+    """
+    for name, value in options.items():
+        if name not in runtime.options:
+            raise UsageError.unknown(f"option of {runtime.name}", name, runtime.options or ["none"])
+        if value not in runtime.options[name]:
+            raise UsageError.unknown(f"{runtime.name} {name}", value, runtime.options[name])
 
 
 def find_runtime(name: str) -> type[Runtime]:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 
 def operator_census(step: Callable[[], None]) -> dict[str, int]:
@@ -16,10 +17,10 @@ def operator_census(step: Callable[[], None]) -> dict[str, int]:
     counts: Counter[str] = Counter()
 
     class Census(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             counts[func.name()] += 1
             return func(*args, **(kwargs or {}))
 
-    with torch.no_grad(), Census():
+    with torch.no_grad(), Census():  # type: ignore[no-untyped-call]
         step()
     return dict(sorted(counts.items()))

@@ -1,5 +1,6 @@
 """Hugging Face transformers as the study ran it: eager, SDPA, a dynamic cache, one Python call per step."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import torch
 
 DTYPES = ("bf16", "fp16", "fp32")
+# Back ends of scaled_dot_product_attention; the default lets torch choose, as the study did.
+SDPA_BACKENDS = ("default", "flash", "efficient", "math", "cudnn")
 PREFILL_CHUNK_TOKENS = 512
 
 
@@ -22,6 +25,7 @@ class HfEager:
 
     name: ClassVar[str] = "hf-eager"
     summary: ClassVar[str] = "Hugging Face transformers, eager, SDPA, dynamic cache: the study's path"
+    options: ClassVar[Mapping[str, tuple[str, ...]]] = {"sdpa": SDPA_BACKENDS}
 
     def __init__(self, request: DecodeRequest) -> None:
         self.request = request
@@ -41,6 +45,8 @@ class HfEager:
             return None
         if cell.device == "cuda" and not torch.cuda.is_available():
             return "torch sees no CUDA GPU"
+        if cell.options.get("sdpa", "default") != "default" and cell.device != "cuda":
+            return "sdpa back ends are pinned on a CUDA GPU only"
         return refused_formats(cls.name, cell)
 
     def prepare(self) -> None:
@@ -52,6 +58,7 @@ class HfEager:
         if cell.device == "cpu" and cell.threads:
             torch.set_num_threads(cell.threads)
         torch.manual_seed(self.request.seed)
+        pin_sdpa(cell.options.get("sdpa", "default"))
         self.model = load_model(cell, self.request.seed)
         self.cache = self.make_cache()
         self.token = torch.ones((cell.workload.batch, 1), dtype=torch.long, device=cell.device)
@@ -129,6 +136,17 @@ def refused_formats(runtime: str, cell: Cell) -> str | None:
     return None
 
 
+def pin_sdpa(backend: str) -> None:
+    """Leave torch one back end of scaled_dot_product_attention on CUDA for the life of this process."""
+    import torch
+
+    if backend != "default":
+        torch.backends.cuda.enable_flash_sdp(backend == "flash")
+        torch.backends.cuda.enable_mem_efficient_sdp(backend == "efficient")
+        torch.backends.cuda.enable_math_sdp(backend == "math")
+        torch.backends.cuda.enable_cudnn_sdp(backend == "cudnn")
+
+
 def torch_dtype(name: str) -> "torch.dtype":
     """Return torch's type of a 16- or 32-bit weight format."""
     import torch
@@ -142,9 +160,9 @@ def load_model(cell: Cell, seed: int) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
-    arguments = {"dtype": torch_dtype(cell.workload.weights), "attn_implementation": "sdpa"}
+    arguments: dict[str, Any] = {"dtype": torch_dtype(cell.workload.weights), "attn_implementation": "sdpa"}
     if cell.weights_from is not None:
-        model = AutoModelForCausalLM.from_pretrained(Path(cell.weights_from), local_files_only=True, **arguments)
+        model: Any = AutoModelForCausalLM.from_pretrained(Path(cell.weights_from), local_files_only=True, **arguments)
         return model.to(cell.device).eval()
     config = AutoConfig.for_model(**hf_config_fields(cell.spec))
     with torch.device(cell.device), no_init_weights():

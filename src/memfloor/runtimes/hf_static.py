@@ -1,5 +1,6 @@
 """Hugging Face transformers with a static cache: eager, or captured once as a CUDA Graph and replayed."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from memfloor.record import Cell, ObservedPath
@@ -17,7 +18,8 @@ class HfStatic(HfEager):
     """
 
     name: ClassVar[str] = "hf-static"
-    summary: ClassVar[str] = "Hugging Face transformers, static cache; option launch=eager|graph"
+    summary: ClassVar[str] = "Hugging Face transformers, static cache; launch=graph replays one CUDA Graph"
+    options: ClassVar[Mapping[str, tuple[str, ...]]] = {**HfEager.options, "launch": LAUNCH_MODES}
 
     def __init__(self, request: DecodeRequest) -> None:
         super().__init__(request)
@@ -30,10 +32,7 @@ class HfStatic(HfEager):
         reason = super().unavailable_reason(cell)
         if reason is not None or cell is None:
             return reason
-        launch = cell.options.get("launch", "eager")
-        if launch not in LAUNCH_MODES:
-            return f"unknown launch {launch!r}; allowed: {', '.join(LAUNCH_MODES)}"
-        if launch == "graph" and cell.device != "cuda":
+        if cell.options.get("launch") == "graph" and cell.device != "cuda":
             return "launch=graph needs a CUDA GPU"
         return None
 

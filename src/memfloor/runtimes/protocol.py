@@ -1,5 +1,6 @@
 """What a system under test must offer: prepare a decode, take steps, and say which path they took."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -27,10 +28,16 @@ class Runtime(Protocol):
     """Decode one token per step; know nothing of clocks.
 
     A runtime's file imports its library inside its methods, so that the registry loads without it.
+
+    Attributes:
+        name: What `--runtime` calls it.
+        summary: What it is, in a line.
+        options: By option, the values it takes; the first is the default.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    options: ClassVar[Mapping[str, tuple[str, ...]]]
 
     def __init__(self, request: DecodeRequest) -> None:
         """Keep the request; allocate nothing yet."""

@@ -27,7 +27,7 @@ class StreamShape:
 
 
 @triton.jit
-def _read_kernel(source, partials, blocks, BLOCK: tl.constexpr):  # noqa: ANN001, ANN202, N803
+def _read_kernel(source, partials, blocks, BLOCK: tl.constexpr):
     program = tl.program_id(0)
     offsets = tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), dtype=tl.int32)
@@ -41,7 +41,7 @@ def read(source: torch.Tensor, partials: torch.Tensor, shape: StreamShape) -> No
 
     Args:
         source: int32, contiguous, a whole number of blocks, fewer than 2**31 elements.
-        partials: int32 [programs], written with the exclusive or of what each program read, so that no load can be dropped.
+        partials: int32 [programs], written with the exclusive or of what each program read: no load can be dropped.
         shape: How the read is spread.
     """
     blocks = source.numel() // shape.block
