@@ -147,7 +147,7 @@ class Workload(BaseModel):
         Raises:
             UsageError: A count is below one or a format is unknown.
         """
-        head = head or ("bf16" if weight_format(weights).is_quantized else weights)
+        head = head or unquantized(weights)
         try:
             return cls(context_len=context_len, batch=batch, weights=weights, head=head, kv=kv)
         except ValidationError as error:
@@ -189,6 +189,11 @@ def kv_format(name: str) -> KVFormat:
     if name not in _formats()["kv"]:
         raise UsageError.unknown("KV format", name, kv_format_names())
     return KVFormat(name=name, **_formats()["kv"][name])
+
+
+def unquantized(weights: str) -> str:
+    """Return the 16- or 32-bit type that a model keeps beside weights of this format: their own, or bf16."""
+    return "bf16" if weight_format(weights).is_quantized else weights
 
 
 def model_names() -> list[str]:

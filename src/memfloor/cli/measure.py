@@ -1,5 +1,6 @@
 """`memfloor measure` and `memfloor study`: runs in fresh processes, each beside its paired ceiling."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,7 @@ class RunOptions:
 
 
 DEFAULTS = RunOptions()
+EXIT_NOTHING_MEASURED = 1
 
 
 def measure(
@@ -127,14 +129,17 @@ def study(
 
 def _show(records: Records, cells: Sequence[Cell], options: RunOptions) -> None:
     summaries, invalid = summarise(records)
+    if not summaries:
+        print("memfloor: no cell gave a time", file=sys.stderr)
     if options.json:
         print_json(one_or_list([item.to_json() for item in summaries] + [cell.to_json() for cell in invalid]))
-        return
+        sys.exit(0 if summaries else EXIT_NOTHING_MEASURED)
     print_table(f"{len(cells)} cells, records in {options.out}", CELL_COLUMNS, map(cell_row, summaries))
     for cell in invalid:
         print_text(" ".join(invalid_row(cell)[:5]))
-    if summaries:
-        print_text(headline(summaries))
+    if not summaries:
+        sys.exit(EXIT_NOTHING_MEASURED)
+    print_text(headline(summaries))
 
 
 def _device(options: RunOptions) -> str:

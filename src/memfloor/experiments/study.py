@@ -9,7 +9,7 @@ from memfloor.floor import check_context
 from memfloor.measure.environment import device_name
 from memfloor.record import Cell, Failure, Run, Store
 from memfloor.runtimes import check_options, find_runtime
-from memfloor.spec import ModelSpec, Workload, load_model
+from memfloor.spec import ModelSpec, Workload, load_model, unquantized
 
 DEFAULT_RUNS = {"cpu": 5, "cuda": 10}
 DEFAULT_MODELS = {"cpu": ("qwen2.5-0.5b",), "cuda": ("qwen2.5-7b", "mistral-7b-v0.3", "llama-3.1-8b")}
@@ -42,7 +42,7 @@ def grid(
             _check_shape(spec, weights_from)
         for context_len in contexts:
             check_context(spec, context_len)
-            workload = Workload.of(context_len, batch, weights, kv or weights)
+            workload = Workload.of(context_len, batch, weights, kv or unquantized(weights))
             for runtime, options in runtimes:
                 check_options(find_runtime(runtime), options)
                 cell = Cell(
