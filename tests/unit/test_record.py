@@ -1,0 +1,156 @@
+import json
+
+import pytest
+
+from memfloor.errors import UsageError
+from memfloor.record import Cell, Run, Step, Store
+from memfloor.record import store as store_module
+from memfloor.spec import ModelSpec, Workload
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path / "records")
+    store.open_for_writing()
+    return store
+
+
+def test_a_record_comes_back_as_it_was_written(store, make_run, make_failure, make_skip):
+    written = [make_run(), make_failure(), make_skip()]
+    for record in written:
+        store.add(record)
+    read, unreadable = store.read()
+    assert read == written
+    assert unreadable == []
+
+
+def test_records_come_oldest_first_and_from_folders_below(store, make_run):
+    Store(store.folder / "below").folder.mkdir()
+    late, early = make_run(block=2), make_run(block=1)
+    store.add(late)
+    Store(store.folder / "below").add(early)
+    assert [record.block for record in store.read()[0]] == [1, 2]
+
+
+def test_a_run_derives_its_figures_from_raw_facts(make_run):
+    run = make_run(step_seconds=(0.03, 0.01, 0.02), ceiling=5e9)
+    assert run.step_seconds == (0.03, 0.01, 0.02)
+    assert run.p50_seconds == 0.02
+    assert run.ceiling_bytes_per_second == pytest.approx(5e9)
+
+
+def test_the_devices_clock_comes_before_the_hosts(make_run):
+    run = make_run()
+    timed = Step(phase="timed", host_seconds=2.0, device_seconds=1.0)
+    assert run.model_copy(update={"steps": (timed,)}).step_seconds == (1.0,)
+
+
+def _damage(store, make_run, change):
+    path = store.add(make_run())
+    raw = json.loads(path.read_text())
+    change(raw)
+    path.write_text(json.dumps(raw))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda raw: raw.update(schema_version=2), "schema version 2; this memfloor reads version 1"),
+        (lambda raw: raw.update(surprise=1), "surprise"),
+        (lambda raw: raw.pop("steps"), "steps"),
+        (lambda raw: raw["steps"][1].update(host_seconds=-1), "host_seconds"),
+        (lambda raw: raw["cell"]["workload"].update(weights="int3"), "unknown weight format 'int3'"),
+        (lambda raw: raw.update(kind="walk"), "kind"),
+        (lambda raw: raw.pop("schema_version"), "no schema_version"),
+    ],
+)
+def test_a_file_that_is_no_valid_record_is_named_and_left_out(store, make_run, change, reason):
+    path = _damage(store, make_run, change)
+    records, unreadable = store.read()
+    assert records == []
+    assert unreadable[0].path == path
+    assert reason in unreadable[0].reason
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1, 2]", b"3"])
+def test_a_truncated_or_foreign_file_is_named_and_left_out(store, make_run, content):
+    store.add(make_run())
+    (store.folder / "foreign.json").write_bytes(content)
+    records, unreadable = store.read()
+    assert len(records) == 1
+    assert [file.path.name for file in unreadable] == ["foreign.json"]
+
+
+def test_other_files_and_drafts_are_none_of_our_business(store, make_run):
+    store.add(make_run())
+    (store.folder / "notes.txt").write_text("hello")
+    (store.folder / ".draft-1.json").write_text("{")
+    assert len(store.read()[0]) == 1
+    assert store.read()[1] == []
+
+
+def test_every_truncation_of_a_record_is_refused(store, make_run):
+    path = store.add(make_run())
+    whole = path.read_bytes().rstrip()
+    for length in range(0, len(whole), 97):
+        path.write_bytes(whole[:length])
+        records, unreadable = store.read()
+        assert (len(records), len(unreadable)) == (0, 1)
+
+
+def test_a_full_disk_leaves_no_draft_behind(store, make_run, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store_module.os, "fsync", full)
+    with pytest.raises(UsageError, match="No space left on device"):
+        store.add(make_run())
+    assert list(store.folder.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot write to"):
+        Store(tmp_path / "file" / "below").open_for_writing()
+
+
+def test_reading_what_is_no_folder_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="is not a folder with records"):
+        Store(tmp_path / "nowhere").read()
+
+
+def test_the_key_tells_any_two_cells_apart(tiny):
+    base = {"spec": tiny, "workload": Workload.of(512), "runtime": "hf-eager", "device": "cpu"}
+    cells = [
+        Cell(**base),
+        Cell(**{**base, "workload": Workload.of(513)}),
+        Cell(**{**base, "workload": Workload.of(512, batch=2)}),
+        Cell(**{**base, "workload": Workload.of(512, weights="int8")}),
+        Cell(**{**base, "workload": Workload.of(512, weights="int8", head="int8")}),
+        Cell(**{**base, "workload": Workload.of(512, kv="int8")}),
+        Cell(**{**base, "runtime": "other"}),
+        Cell(**{**base, "options": {"launch": "graph"}}),
+        Cell(**{**base, "device": "cuda"}),
+        Cell(**{**base, "threads": 1}),
+        Cell(**{**base, "prefill": True}),
+        Cell(**{**base, "weights_from": "/models/x"}),
+        Cell(**{**base, "spec": ModelSpec(**{**tiny.model_dump(), "vocab_size": 101})}),
+    ]
+    assert len({cell.key for cell in cells}) == len(cells)
+
+
+def test_a_record_cannot_be_changed(make_run):
+    with pytest.raises(ValueError, match="frozen"):
+        make_run().block = 3
+
+
+def test_not_a_number_is_no_step_time():
+    with pytest.raises(ValueError, match="finite"):
+        Step(phase="timed", host_seconds=float("nan"))
+
+
+def test_a_record_id_is_checked(make_run):
+    raw = make_run().model_dump() | {"record_id": "../../etc/passwd"}
+    with pytest.raises(ValueError, match="record_id"):
+        Run(**raw)

@@ -1,0 +1,147 @@
+from html.parser import HTMLParser
+
+import pytest
+
+from memfloor.errors import UsageError
+from memfloor.floor import step_traffic
+from memfloor.record import DeviceInfo, UnreadableFile
+from memfloor.report.page import render, repeat_command, write_page
+from memfloor.report.sentences import headline
+from memfloor.report.sql import run_query
+from memfloor.report.summary import summarise
+from memfloor.report.tables import CELL_COLUMNS, cell_row, invalid_row
+
+H200 = DeviceInfo(kind="cuda", name="NVIDIA H200", memory_bytes=10**11, last_level_cache_bytes=10**7, cores=132)
+
+
+def test_fractions_pair_each_run_with_its_own_ceiling(make_run, make_cell):
+    total = step_traffic(make_cell().spec, make_cell().workload).total_bytes
+    # Both runs are at half of their own ceiling, though times and ceilings differ tenfold.
+    runs = [make_run((2 * total / rate,) * 3, rate, block) for block, rate in enumerate((1e9, 1e10))]
+    [summary], _ = summarise(runs)
+    fraction = summary.fractions["streamed"]
+    assert fraction.ceiling.value == pytest.approx(0.5)
+    assert fraction.ceiling.ci95 == pytest.approx((0.5, 0.5))
+    assert fraction.peak is None
+
+
+def test_a_catalogued_device_has_a_fraction_of_peak(make_run, make_cell):
+    [summary], _ = summarise([make_run((1e-3,) * 3, device_name="NVIDIA H200")])
+    total = step_traffic(make_cell().spec, make_cell().workload, "paper").total_bytes
+    assert summary.peak_bytes_per_second == 4.8e12
+    assert summary.fractions["paper"].peak.value == pytest.approx(total / 1e-3 / 4.8e12)
+
+
+def test_cells_devices_and_protocols_are_not_mixed(make_run, make_cell):
+    other = make_run()
+    longer = other.model_copy(update={"protocol": other.protocol.model_copy(update={"timed_steps": 60})})
+    runs = [make_run(), make_run(cell=make_cell(1024)), make_run(device_name="Other"), longer]
+    assert [len(summary.runs) for summary in summarise(runs)[0]] == [1, 1, 1, 1]
+
+
+def test_a_failed_cell_is_invalid_only_while_it_has_no_run(make_run, make_failure, make_skip, make_cell):
+    assert summarise([make_run(), make_failure()])[1] == []
+    [invalid] = summarise([make_failure(cell=make_cell(1024)), make_run()])[1]
+    assert invalid.reason == "out of memory: needs 15 GB, 2 GB is free"
+    [skipped] = summarise([make_skip()])[1]
+    assert skipped.reason == "no such library"
+
+
+def test_a_cell_can_be_invalid_on_one_device_and_measured_on_another(make_run, make_failure):
+    summaries, invalid = summarise([make_run(), make_failure(device=H200)])
+    assert len(summaries) == 1
+    assert invalid[0].device == H200
+
+
+def test_the_json_of_a_cell_has_the_promised_fields(make_run):
+    [summary], _ = summarise([make_run(), make_run(block=1)])
+    value = summary.to_json()
+    assert value["model"] == "tiny"
+    assert value["runs"] == 2
+    assert set(value["fraction"]) == {"streamed", "paper", "blocks"}
+    assert set(value["fraction"]["paper"]) == {"bytes", "peak", "ceiling", "ceiling_ci95"}
+    assert value["ci95_seconds"] == pytest.approx((0.011, 0.011))
+    assert value["tokens_per_second"] == pytest.approx(1 / 0.011)
+
+
+def test_a_row_has_a_dash_for_what_is_not_known(make_run, make_failure):
+    [summary], _ = summarise([make_run()])
+    row = dict(zip(CELL_COLUMNS, cell_row(summary), strict=True))
+    assert (row["95 % CI"], row["CV"], row["of peak"]) == ("-", "-", "-")
+    assert len(invalid_row(summarise([make_failure()])[1][0])) == len(CELL_COLUMNS)
+
+
+def test_the_headline_has_the_cells_own_numbers(make_run):
+    summaries, _ = summarise([make_run(), make_run(block=1)])
+    text = headline(summaries)
+    assert "tiny decode step at context 512 with hf-eager takes 11 ms" in text
+
+
+class _Links(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.outside, self.cells = [], []
+
+    def handle_starttag(self, tag, attributes):
+        names = dict(attributes)
+        self.outside += [names[key] for key in ("src", "href") if str(names.get(key, "")).startswith("http")]
+
+    def handle_data(self, data):
+        self.cells.append(data.strip())
+
+
+def test_the_page_is_self_contained_and_holds_every_cell(make_run, make_failure, make_cell, tmp_path):
+    records = [make_run(), make_run(block=1), make_failure(cell=make_cell(2048), last_words="<b>needs</b> 15 GB")]
+    damaged = UnreadableFile(tmp_path / "broken.json", "not readable as JSON")
+    text = render(records, [damaged], tmp_path)
+    page = _Links()
+    page.feed(text)
+    assert page.outside == []
+    assert "11 ms" in page.cells
+    assert "<b>needs</b>" not in text
+    assert "broken.json" in text
+    assert text.count("<svg") == 2
+    assert "memfloor study --model tiny --runtime hf-eager --context 512 --runs 2" in text
+
+
+def test_an_empty_folder_has_nothing_to_report(tmp_path):
+    with pytest.raises(UsageError, match="holds no records"):
+        render([], [], tmp_path)
+
+
+def test_a_page_of_failures_alone_says_so(make_failure, tmp_path):
+    assert "No cell gave a time" in render([make_failure()], [], tmp_path)
+
+
+def test_a_page_that_cannot_be_written_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="cannot write"):
+        write_page("", tmp_path / "nowhere" / "report.html")
+
+
+def test_the_repeat_command_names_options(make_run, make_cell):
+    summaries, _ = summarise([make_run(cell=make_cell(options={"launch": "graph"}))])
+    assert "--runtime hf-eager,launch=graph" in repeat_command(summaries)
+
+
+def test_sql_sees_runs_and_steps(make_run, make_failure):
+    records = [make_run(), make_run(block=1), make_failure()]
+    names, rows = run_query(records, "select kind, count(*) as n from runs group by kind order by kind")
+    assert names == ["kind", "n"]
+    assert rows == [("failure", 1), ("run", 2)]
+    _, rows = run_query(records, "select median(host_seconds) from steps where phase = 'timed'")
+    assert rows[0][0] == pytest.approx(0.011)
+    _, rows = run_query(records, "select p50_seconds, reason from runs where kind = 'failure'")
+    assert rows == [(None, "out_of_memory: needs 15 GB, 2 GB is free")]
+
+
+def test_sql_over_nothing_gives_no_rows():
+    assert run_query([], "select * from runs")[1] == []
+
+
+@pytest.mark.parametrize(
+    "sql",
+    ["selec 1", "select nothing from runs", "copy runs to '/tmp/x.csv'", "select * from read_text('/etc/passwd')"],
+)
+def test_sql_that_is_wrong_or_reaches_outside_is_refused(make_run, sql):
+    with pytest.raises(UsageError, match=r"tables: runs\("):
+        run_query([make_run()], sql)

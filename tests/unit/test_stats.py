@@ -1,0 +1,66 @@
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+import pytest
+
+from memfloor.stats import coefficient_of_variation, estimate
+
+
+@dataclass
+class FakeRun:
+    step_seconds: list[float]
+
+
+def _median_step(run):
+    return median(run.step_seconds)
+
+
+def test_the_estimate_is_the_median_over_runs():
+    runs = [FakeRun([1.0, 2.0, 3.0]), FakeRun([4.0, 5.0, 6.0]), FakeRun([50.0, 60.0, 70.0])]
+    result = estimate(runs, _median_step)
+    assert result.value == 5.0
+    assert result.runs == 3
+    assert result.ci95 == (2.0, 60.0)
+
+
+def test_one_run_gives_no_interval():
+    result = estimate([FakeRun([1.0])], _median_step)
+    assert (result.value, result.ci95) == (1.0, None)
+    assert coefficient_of_variation([FakeRun([1.0])], _median_step) is None
+
+
+def test_no_run_is_an_error():
+    with pytest.raises(ValueError, match="at least one run"):
+        estimate([], _median_step)
+
+
+def test_equal_runs_give_an_interval_of_no_width():
+    assert estimate([FakeRun([2.0])] * 4, _median_step).ci95 == (2.0, 2.0)
+
+
+def test_the_same_runs_always_give_the_same_interval():
+    runs = [FakeRun([value]) for value in np.random.default_rng(1).normal(1, 0.1, 10)]
+    assert estimate(runs, _median_step) == estimate(runs, _median_step)
+
+
+def test_more_steps_of_the_same_run_do_not_narrow_the_interval():
+    few = [FakeRun([value] * 3) for value in (1.0, 1.1, 1.2, 1.3)]
+    many = [FakeRun([value] * 3000) for value in (1.0, 1.1, 1.2, 1.3)]
+    assert estimate(few, _median_step).ci95 == estimate(many, _median_step).ci95
+
+
+def test_coefficient_of_variation_by_hand():
+    runs = [FakeRun([1.0]), FakeRun([3.0])]
+    assert coefficient_of_variation(runs, _median_step) == pytest.approx(2**0.5 / 2)
+
+
+def test_the_interval_over_ten_runs_covers_a_run_to_run_offset():
+    """A pooled-step interval covers the truth about a third of the time here; one over runs must do far better."""
+    generator = np.random.default_rng(7)
+    covered = 0
+    for _ in range(40):
+        runs = [FakeRun([generator.normal(1.0, 0.002)]) for _ in range(10)]
+        low, high = estimate(runs, _median_step).ci95
+        covered += low <= 1.0 <= high
+    assert covered >= 33
