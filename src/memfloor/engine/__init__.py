@@ -1,0 +1,1 @@
+"""The project's own decode engine: one plan of kernel calls over fixed buffers, replayed every step."""

@@ -1,0 +1,1 @@
+"""Read a buffer once and nothing else: the read-only bandwidth ceiling."""
