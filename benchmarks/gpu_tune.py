@@ -197,6 +197,8 @@ class Bench:
         self.heads[: self.query] *= 50
         self.position = torch.tensor([CONTEXT], dtype=I32, device="cuda")
         self.rope = rope_table(spec, MAX_LEN, torch.device("cuda"))
+        cos, sin = (table[CONTEXT] for table in self.rope)
+        self.rope_row = torch.cat([cos, cos, -sin, sin])
 
     def bytes(self, op: str) -> int:
         """Return what one launch must read."""
@@ -245,7 +247,7 @@ class Bench:
             return calls.head_call(self.x[:hidden], self.sums, w, *out, **rows)
         if op == "attention":
             options = {"eps": EPS, "shape": shape, "pdl": pdl}
-            return calls.attention_call(self.heads, self.position, self.rope, None, w, out[0], out[1:], **options)
+            return calls.attention_call(self.heads, self.position, self.rope_row, None, w, out[0], out[1:], **options)
         residual, *rest = out
         x = self.x[: w.shape[1]]
         return calls.projection_call(x, w, None, residual, self.norm_weight, *rest, shape=shape, pdl=pdl)
@@ -328,8 +330,9 @@ def candidates(op: str) -> list[Shape]:
     halves = 2 if op == "gate_up" else 1
     cuts = [(4, 4), (8, 8), (2, 2), (4, 8), (2, 4), (8, 4), (16, 8), (16, 16), (4, 2)] + [(1, 1)] * (halves == 1)
     shapes = [RowShape(rows // halves, warps) for rows, warps in cuts]
-    looped = [(4, 4, 4), (4, 4, 5), (8, 8, 2), (8, 8, 4), (2, 2, 8), (2, 2, 10), (4, 8, 3), (8, 4, 3), (16, 16, 1)]
-    return shapes + [RowShape(rows // halves, warps, per_sm) for rows, warps, per_sm in looped]
+    looped = [(4, 4, 2, None), (4, 4, 3, 168), (4, 4, 4, 128), (8, 8, 1, None), (8, 8, 2, 128), (2, 2, 4, None)]
+    looped += [(2, 2, 8, 128), (4, 8, 2, None), (4, 8, 4, 64), (2, 4, 4, None), (2, 4, 8, 64)]
+    return shapes + [RowShape(rows // halves, *cut) for rows, *cut in looped]
 
 
 def sweep_kernels(study: Study, bench: Bench) -> None:

@@ -33,6 +33,7 @@ class KernelCall:
         constants: Compile-time numbers by name.
         warps: Warps per program.
         reads: Tensors whose bytes the kernel reads once from memory: weights and such, no activations.
+        max_registers: Registers per thread at most; None leaves it to the compiler.
     """
 
     op: str
@@ -42,11 +43,45 @@ class KernelCall:
     constants: Mapping[str, Any]
     warps: int
     reads: tuple[Tensor, ...] = field(default=())
+    max_registers: int | None = None
 
     def issue(self) -> None:
         """Launch the kernel on the current stream."""
-        options = {"launch_pdl": True} if self.constants.get("PDL") else {}
-        self.kernel[(self.programs,)](*self.args, **self.constants, num_warps=self.warps, num_stages=1, **options)
+        self.kernel[(self.programs,)](*self.args, **self.constants, **self.options())
+
+    def options(self) -> dict[str, Any]:
+        """Return the compiler's options, and whether the launch may overlap the one before."""
+        options: dict[str, Any] = {"num_warps": self.warps, "num_stages": 1}
+        if self.constants.get("PDL"):
+            options["launch_pdl"] = True
+        if self.max_registers is not None:
+            options["maxnreg"] = self.max_registers
+        return options
+
+
+@dataclass(frozen=True, slots=True)
+class StepInput:
+    """Hold what one step starts from, in device memory.
+
+    Attributes:
+        token: int32 [1].
+        position: Slot of the token, int32 [1].
+        residual: The token's embedding, float32 [E].
+        normed: The same times the first norm's weight, bf16 [E].
+        sums: Partial sums of squares of the residual, float32.
+        rope_row: Cosines, then signed sines of the position, float32 [2 * D].
+    """
+
+    token: Tensor
+    position: Tensor
+    residual: Tensor
+    normed: Tensor
+    sums: Tensor
+    rope_row: Tensor
+
+    def outputs(self) -> tuple[Tensor, ...]:
+        """Return what an embedding kernel writes, in its order."""
+        return self.residual, self.normed, self.sums, self.rope_row
 
 
 def stream_call(source: Tensor, partial: Tensor, block: int, unroll: int, warps: int) -> KernelCall:
@@ -85,7 +120,7 @@ def qkv_call(
     constants = _row_constants(w.shape[0], w.shape[1], sums, eps, shape, programs, pdl)
     constants["HAS_BIAS"] = bias is not None
     args = (x, sums, w, w if bias is None else bias, out)
-    return KernelCall("qkv", qkv_kernel, programs, args, constants, shape.warps, _present(w, bias))
+    return KernelCall("qkv", qkv_kernel, programs, args, constants, shape.warps, _present(w, bias), shape.max_registers)
 
 
 def gate_up_call(
@@ -94,7 +129,9 @@ def gate_up_call(
     """Join normed x [E] by gate and up rows w [2, F, E] into out [F]."""
     programs = shape.programs(w.shape[1], sms)
     constants = _row_constants(w.shape[1], w.shape[2], sums, eps, shape, programs, pdl)
-    return KernelCall("gate_up", gate_up_kernel, programs, (x, sums, w, out), constants, shape.warps, (w,))
+    return KernelCall(
+        "gate_up", gate_up_kernel, programs, (x, sums, w, out), constants, shape.warps, (w,), shape.max_registers
+    )
 
 
 def head_call(
@@ -114,7 +151,7 @@ def head_call(
     programs = shape.programs(w.shape[0], sms)
     constants = _row_constants(w.shape[0], w.shape[1], sums, eps, shape, programs, pdl)
     args = (x, sums, w, logits, best_value, best_token)
-    return KernelCall("head", head_kernel, programs, args, constants, shape.warps, (w,))
+    return KernelCall("head", head_kernel, programs, args, constants, shape.warps, (w,), shape.max_registers)
 
 
 def projection_call(
@@ -154,7 +191,7 @@ def projection_call(
 def attention_call(
     qkv: Tensor,
     position: Tensor,
-    rope: tuple[Tensor, Tensor],
+    rope_row: Tensor,
     qk_norm: tuple[Tensor, Tensor] | None,
     cache: Tensor,
     out: Tensor,
@@ -169,7 +206,7 @@ def attention_call(
     Args:
         qkv: Raw heads, float32 [(H + 2 Hkv) * D].
         position: int32 [1].
-        rope: Cosines and sines, float32 [max_len, D / 2] each.
+        rope_row: Cosines, then signed sines of the position, float32 [2 * D].
         qk_norm: Weights of the norms of Q and K heads [D], or None.
         cache: Keys, then values.
         out: [H * D].
@@ -198,44 +235,46 @@ def attention_call(
         "PDL": pdl,
     }
     q_norm, k_norm = qk_norm or (qkv, qkv)
-    args = (qkv, position, *rope, q_norm, k_norm, cache[0], cache[1], out, *scratch)
+    args = (qkv, position, rope_row, q_norm, k_norm, cache[0], cache[1], out, *scratch)
     reads = _present(*(qk_norm or ()))
     return KernelCall("attention", attention_kernel, kv_heads * splits, args, constants, shape.warps, reads)
 
 
-def embed_call(
-    token: Tensor, table: Tensor, norm_weight: Tensor, residual: Tensor, normed: Tensor, sums: Tensor
-) -> KernelCall:
-    """Write the embedding of the token in device memory as the residual [E]."""
-    constants = _embedding_constants(table, sums)
-    args = (token, table, norm_weight, residual, normed, sums)
+def embed_call(state: StepInput, table: Tensor, norm_weight: Tensor, rope: tuple[Tensor, Tensor]) -> KernelCall:
+    """Make the token and position in device memory the input of a step.
+
+    Args:
+        state: What is read and written.
+        table: Embedding [V, E].
+        norm_weight: Of the first norm [E].
+        rope: Cosines and sines, float32 [max_len, D / 2] each.
+    """
+    constants = _embedding_constants(state, table, rope)
+    args = (state.token, state.position, table, norm_weight, *rope, *state.outputs())
     return KernelCall("embed", embed_kernel, 1, args, constants, 8, (table[0], norm_weight))
 
 
 def sample_call(
     best_value: Tensor,
     best_token: Tensor,
-    token: Tensor,
-    position: Tensor,
     ring: Tensor,
+    state: StepInput,
     table: Tensor,
     norm_weight: Tensor,
-    residual: Tensor,
-    normed: Tensor,
-    sums: Tensor,
+    rope: tuple[Tensor, Tensor],
     *,
     pdl: int,
 ) -> KernelCall:
-    """Take the greedy token, move on by one position and embed it."""
+    """Take the greedy token, move on by one position and make both the input of the next step."""
     constants = {
         "V": table.shape[0],
         "NUM_BEST": best_value.numel(),
         "BLOCK_BEST": next_power_of_two(best_value.numel()),
         "RING": ring.numel(),
-        **_embedding_constants(table, sums),
+        **_embedding_constants(state, table, rope),
         "PDL": pdl,
     }
-    args = (best_value, best_token, token, position, ring, table, norm_weight, residual, normed, sums)
+    args = (best_value, best_token, state.token, state.position, ring, table, norm_weight, *rope, *state.outputs())
     return KernelCall("sample", sample_kernel, 1, args, constants, 16, (table[0], norm_weight))
 
 
@@ -265,13 +304,14 @@ def _row_constants(
     }
 
 
-def _embedding_constants(table: Tensor, sums: Tensor) -> dict[str, Any]:
-    hidden = table.shape[1]
+def _embedding_constants(state: StepInput, table: Tensor, rope: tuple[Tensor, Tensor]) -> dict[str, Any]:
     return {
-        "E": hidden,
-        "BLOCK_E": next_power_of_two(hidden),
-        "NUM_SUMS": sums.numel(),
-        "BLOCK_SUMS": next_power_of_two(sums.numel()),
+        "E": table.shape[1],
+        "BLOCK_E": next_power_of_two(table.shape[1]),
+        "NUM_SUMS": state.sums.numel(),
+        "BLOCK_SUMS": next_power_of_two(state.sums.numel()),
+        "D": state.rope_row.numel() // 2,
+        "MAX_LEN": rope[0].shape[0],
     }
 
 

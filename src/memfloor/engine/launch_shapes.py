@@ -13,11 +13,13 @@ class RowShape:
         block_n: Rows a program holds at a time; of gate and of up each in gate_up.
         warps: Warps per program.
         programs_per_sm: Programs per multiprocessor that loop over tiles; None for one program per tile.
+        max_registers: Registers per thread at most; None leaves it to the compiler.
     """
 
     block_n: int
     warps: int
     programs_per_sm: int | None = None
+    max_registers: int | None = None
 
     def programs(self, rows: int, sm_count: int) -> int:
         """Return the number of programs for a number of rows."""

@@ -4,6 +4,7 @@ import torch
 
 from memfloor.engine.calls import (
     KernelCall,
+    StepInput,
     attention_call,
     embed_call,
     gate_up_call,
@@ -50,9 +51,10 @@ class DecodeModel:
         self._allocate_scratch()
         self.cache = allocate_cache(spec, max_len, self.device)
         self.rope = rope_table(spec, max_len, self.device)
-        self.embed = embed_call(
-            self.token, weights.embedding, weights.layers[0].input_norm, self.residual, self.normed, self.down_sums
+        self.input = StepInput(
+            self.token, self.position, self.residual, self.normed, self.down_sums, self._float32(2 * spec.head_dim)
         )
+        self.embed = embed_call(self.input, weights.embedding, weights.layers[0].input_norm, self.rope)
         self.plan = Plan(self._calls())
 
     def start(self, token: int, position: int) -> None:
@@ -121,7 +123,7 @@ class DecodeModel:
         attention = attention_call(
             self.qkv,
             self.position,
-            self.rope,
+            self.input.rope_row,
             layer.qk_norm,
             cache,
             self.attended,
@@ -186,14 +188,11 @@ class DecodeModel:
         sample = sample_call(
             self.best_value,
             self.best_token,
-            self.token,
-            self.position,
             self.ring,
+            self.input,
             weights.embedding,
             weights.layers[0].input_norm,
-            self.residual,
-            self.normed,
-            self.down_sums,
+            self.rope,
             pdl=self.pdl,
         )
         return [head, sample]

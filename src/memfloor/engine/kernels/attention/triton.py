@@ -10,8 +10,7 @@ from memfloor.engine.kernels.dependency import release_dependents, wait_after_co
 def attention_kernel(
     qkv_ptr: tl.tensor,
     position_ptr: tl.tensor,
-    cos_ptr: tl.tensor,
-    sin_ptr: tl.tensor,
+    rope_row_ptr: tl.tensor,
     q_norm_ptr: tl.tensor,
     k_norm_ptr: tl.tensor,
     k_cache_ptr: tl.tensor,
@@ -39,50 +38,51 @@ def attention_kernel(
     """Attend from one token at `position` to slots [0, position] of a cache [HKV, MAX_LEN, D] each for K and V.
 
     qkv holds raw projections, float32: Q [HKV, GROUP, D], K [HKV, D], V [HKV, D]. out is bf16 [HKV, GROUP, D].
-    The grid is HKV * SPLITS; split s of a KV head takes blocks s, s + SPLITS, … of BLOCK_S slots. Split 0 also
-    takes the current token, straight from qkv, and appends it to the cache. Partials are combined in fixed
-    order by whichever program arrives last, told by a ticket [HKV] that it resets. SCALE includes log2(e).
+    The grid is HKV * SPLITS; split s of a KV head takes blocks s, s + SPLITS, … of BLOCK_S slots. The token's own
+    key and value come straight from qkv; the program whose block they fall into appends them to the cache.
+    Partials are combined in fixed order by whichever program arrives last, told by a ticket [HKV] that it resets.
+    rope_row is the position's cosines, then its signed sines [2, D]. SCALE includes log2(e).
     """
     head = tl.program_id(0) % HKV
     split = tl.program_id(0) // HKV
     release_dependents(PDL)
     wait_before_constants(PDL)
-    dims = tl.arange(0, D)
+    dims = tl.arange(0, D)[None, :]
     k_base = k_cache_ptr + head * (MAX_LEN * D)
     v_base = v_cache_ptr + head * (MAX_LEN * D)
-    # Before the wait the position may be the previous step's, so this bound may be one slot short.
-    bound = tl.load(position_ptr, volatile=True) + 1
-    k = _load_slots(k_base, split * BLOCK_S, tl.minimum(bound, MAX_LEN), D, BLOCK_S)
-    v = _load_slots(v_base, split * BLOCK_S, tl.minimum(bound, MAX_LEN), D, BLOCK_S)
+    # Before the wait the position may still be the previous step's: allow for one slot more.
+    bound = tl.minimum(tl.load(position_ptr, volatile=True) + 1, MAX_LEN)
+    k = _load_slots(k_base, split * BLOCK_S, bound, D, BLOCK_S)
+    v = _load_slots(v_base, split * BLOCK_S, bound, D, BLOCK_S)
     wait_after_constants(PDL)
+    # All dependent loads start together; only then is anything computed.
     position = tl.load(position_ptr, volatile=True)
-    num_blocks = tl.cdiv(position, BLOCK_S)
-    active = tl.maximum(tl.minimum(num_blocks, SPLITS), 1)
+    heads = tl.arange(0, BLOCK_G)
+    q_halves = _load_heads(qkv_ptr + head * (GROUP * D), heads, GROUP, D)
+    k_halves = _load_heads(qkv_ptr + (HKV * GROUP + head) * D, tl.arange(0, 1), 1, D)
+    v_row = tl.load(qkv_ptr + (HKV * GROUP + HKV + head) * D + dims)
+    angles = tl.load(rope_row_ptr + tl.arange(0, 2)[:, None, None] * D + tl.arange(0, D)[None, None, :])
+    num_blocks = position // BLOCK_S + 1
+    active = tl.minimum(num_blocks, SPLITS)
     if split < active:
-        heads = tl.arange(0, BLOCK_G)
-        q = _rotated(
-            qkv_ptr + head * (GROUP * D), heads, GROUP, q_norm_ptr, cos_ptr, sin_ptr, position, D, QK_NORM, EPS
-        )
+        q = _normed_rotated(q_halves, q_norm_ptr, angles, D, QK_NORM, EPS)
         q = (q * SCALE).to(DOT_TYPE)
-        one = tl.arange(0, 1)
-        new_k = _rotated(
-            qkv_ptr + (HKV * GROUP + head) * D, one, 1, k_norm_ptr, cos_ptr, sin_ptr, position, D, QK_NORM, EPS
-        )
-        new_v = tl.load(qkv_ptr + (HKV * GROUP + HKV + head) * D + one[:, None] * D + dims[None, :])
+        new_k = _normed_rotated(k_halves, k_norm_ptr, angles, D, QK_NORM, EPS)
         new_k = new_k.to(k_cache_ptr.dtype.element_ty)
-        new_v = new_v.to(v_cache_ptr.dtype.element_ty)
-        if split == 0:
-            slot = position * D + dims[None, :]
-            tl.store(k_base + slot, new_k)
-            tl.store(v_base + slot, new_v)
-        new_score = tl.sum(q.to(tl.float32) * new_k.to(tl.float32), axis=1)
-        top = tl.where(split == 0, new_score, float("-inf"))
-        total = tl.where(split == 0, 1.0, 0.0) + tl.zeros((BLOCK_G,), dtype=tl.float32)
-        acc = tl.where(split == 0, new_v.to(tl.float32), 0.0) + tl.zeros((BLOCK_G, D), dtype=tl.float32)
+        new_v = v_row.to(v_cache_ptr.dtype.element_ty)
+        if split == (num_blocks - 1) % SPLITS:
+            tl.store(k_base + position * D + dims, new_k)
+            tl.store(v_base + position * D + dims, new_v)
+        top = tl.full((BLOCK_G,), float("-inf"), dtype=tl.float32)
+        total = tl.zeros((BLOCK_G,), dtype=tl.float32)
+        acc = tl.zeros((BLOCK_G, D), dtype=tl.float32)
         for block in range(split, num_blocks, SPLITS):
-            valid = block * BLOCK_S + tl.arange(0, BLOCK_S) < position
+            slots = block * BLOCK_S + tl.arange(0, BLOCK_S)
+            is_new = (slots == position)[:, None]
+            k = tl.where(is_new, new_k, k)
+            v = tl.where(is_new, new_v, v)
             scores = tl.dot(q, tl.trans(k.to(DOT_TYPE)))
-            scores = tl.where(valid[None, :], scores, float("-inf"))
+            scores = tl.where((slots <= position)[None, :], scores, float("-inf"))
             new_top = tl.maximum(top, tl.max(scores, axis=1))
             weights = tl.exp2(scores - new_top[:, None])
             decay = tl.exp2(top - new_top)
@@ -95,7 +95,7 @@ def attention_kernel(
         row = (head * SPLITS + split) * GROUP + heads
         tl.store(max_ptr + row, top, mask=real)
         tl.store(sum_ptr + row, total, mask=real)
-        tl.store(partial_ptr + row[:, None] * D + dims[None, :], acc, mask=real[:, None])
+        tl.store(partial_ptr + row[:, None] * D + dims, acc, mask=real[:, None])
         # Every lane's partial must be written before the ticket that announces it.
         tl.debug_barrier()
         arrived = tl.atomic_add(ticket_ptr + head, 1, sem="acq_rel", scope="gpu")
@@ -103,7 +103,7 @@ def attention_kernel(
             out = _combine(
                 partial_ptr, max_ptr, sum_ptr, head, active, GROUP, BLOCK_G, D, SPLITS, BLOCK_SPLITS, COMBINE
             )
-            out_row = (head * GROUP + heads)[:, None] * D + dims[None, :]
+            out_row = (head * GROUP + heads)[:, None] * D + dims
             tl.store(out_ptr + out_row, out.to(out_ptr.dtype.element_ty), mask=real[:, None])
             tl.store(ticket_ptr + head, 0)
 
@@ -117,31 +117,31 @@ def _load_slots(
 
 
 @triton.jit
-def _rotated(
-    rows_ptr: tl.tensor,
-    heads: tl.tensor,
-    NUM_HEADS: tl.constexpr,
+def _load_heads(rows_ptr: tl.tensor, heads: tl.tensor, NUM_HEADS: tl.constexpr, D: tl.constexpr) -> tl.tensor:
+    """Load heads [2, NUM_HEADS, D]: as they are, then with their halves swapped."""
+    mask = heads[None, :, None] < NUM_HEADS
+    return tl.load(rows_ptr + heads[None, :, None] * D + _straight_and_swapped(D), mask=mask, other=0.0)
+
+
+@triton.jit
+def _straight_and_swapped(D: tl.constexpr) -> tl.tensor:
+    return (tl.arange(0, D)[None, None, :] + tl.arange(0, 2)[:, None, None] * (D // 2)) % D
+
+
+@triton.jit
+def _normed_rotated(
+    halves: tl.tensor,
     norm_ptr: tl.tensor,
-    cos_ptr: tl.tensor,
-    sin_ptr: tl.tensor,
-    position: tl.tensor,
+    angles: tl.tensor,
     D: tl.constexpr,
     QK_NORM: tl.constexpr,
     EPS: tl.constexpr,
 ) -> tl.tensor:
-    """Load heads [NUM_HEADS, D], norm each if asked, and rotate the halves by the position's angles."""
-    dims = tl.arange(0, D)[None, :]
-    other_half = (dims + D // 2) % D
-    mask = heads[:, None] < NUM_HEADS
-    x = tl.load(rows_ptr + heads[:, None] * D + dims, mask=mask, other=0.0)
-    partner = tl.load(rows_ptr + heads[:, None] * D + other_half, mask=mask, other=0.0)
+    """Norm heads [2, any, D], straight and swapped, if asked, and rotate them by angles [2, 1, D] to [any, D]."""
     if QK_NORM:
-        scale = tl.rsqrt(tl.sum(x * x, axis=1) / D + EPS)[:, None]
-        x = x * scale * tl.load(norm_ptr + dims).to(tl.float32)
-        partner = partner * scale * tl.load(norm_ptr + other_half).to(tl.float32)
-    angle = position * (D // 2) + dims % (D // 2)
-    signed = tl.where(dims < D // 2, -partner, partner)
-    return x * tl.load(cos_ptr + angle) + signed * tl.load(sin_ptr + angle)
+        scale = tl.rsqrt(tl.sum(halves * halves, axis=2) / D + EPS)[:, :, None]
+        halves = halves * scale * tl.load(norm_ptr + _straight_and_swapped(D)).to(tl.float32)
+    return tl.sum(halves * angles, axis=0)
 
 
 @triton.jit

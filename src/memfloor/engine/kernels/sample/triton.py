@@ -16,9 +16,12 @@ def sample_kernel(
     ring_ptr: tl.tensor,
     table_ptr: tl.tensor,
     norm_weight_ptr: tl.tensor,
+    cos_ptr: tl.tensor,
+    sin_ptr: tl.tensor,
     residual_ptr: tl.tensor,
     normed_ptr: tl.tensor,
     sums_ptr: tl.tensor,
+    rope_row_ptr: tl.tensor,
     V: tl.constexpr,
     NUM_BEST: tl.constexpr,
     BLOCK_BEST: tl.constexpr,
@@ -27,6 +30,8 @@ def sample_kernel(
     BLOCK_E: tl.constexpr,
     NUM_SUMS: tl.constexpr,
     BLOCK_SUMS: tl.constexpr,
+    D: tl.constexpr,
+    MAX_LEN: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
     """Write the token of the greatest of NUM_BEST values, the lowest of equals; one program.
@@ -51,5 +56,20 @@ def sample_kernel(
     tl.store(ring_ptr + position % RING, token)
     tl.store(position_ptr, position + 1)
     write_embedding(
-        token, table_ptr, norm_weight_ptr, residual_ptr, normed_ptr, sums_ptr, E, BLOCK_E, NUM_SUMS, BLOCK_SUMS
+        token,
+        position + 1,
+        table_ptr,
+        norm_weight_ptr,
+        cos_ptr,
+        sin_ptr,
+        residual_ptr,
+        normed_ptr,
+        sums_ptr,
+        rope_row_ptr,
+        E,
+        BLOCK_E,
+        NUM_SUMS,
+        BLOCK_SUMS,
+        D,
+        MAX_LEN,
     )
