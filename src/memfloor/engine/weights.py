@@ -139,7 +139,8 @@ class _RandomFill:
 
     def vector(self, size: int) -> torch.Tensor:
         """Return [size] numbers of standard deviation 0.1."""
-        return (self.matrix(1, size)[0].float() * size**0.5 * 0.1).to(torch.bfloat16)
+        numbers: torch.Tensor = self.matrix(1, size)[0].float() * size**0.5 * 0.1
+        return numbers.to(torch.bfloat16)
 
     def norm(self, size: int) -> torch.Tensor:
         """Return [size] numbers near one."""

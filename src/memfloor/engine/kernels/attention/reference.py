@@ -38,7 +38,7 @@ def attention(
     """
     kv_heads, _, head_dim = k_cache.shape
     rows = qkv.float().view(-1, head_dim)
-    q, k, v = rows.split([rows.shape[0] - 2 * kv_heads, kv_heads, kv_heads])
+    q, k, v = rows[: -2 * kv_heads], rows[-2 * kv_heads : -kv_heads], rows[-kv_heads:]
     if qk_norm is not None:
         q, k = rms_norm(q, qk_norm[0], eps), rms_norm(k, qk_norm[1], eps)
     q, k = rotate(q, cos[position], sin[position]), rotate(k, cos[position], sin[position])
