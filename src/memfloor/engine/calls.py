@@ -7,6 +7,8 @@ from math import log2
 from typing import Any
 
 import torch
+import triton
+import triton.language as tl
 
 from memfloor.engine.kernels.attention.triton import attention_kernel
 from memfloor.engine.kernels.embed.triton import embed_kernel
@@ -19,6 +21,8 @@ from memfloor.engine.kernels.stream.triton import stream_kernel
 from memfloor.engine.launch_shapes import AttentionShape, ProjectionShape, RowShape, next_power_of_two
 
 Tensor = torch.Tensor
+# The interpreter cannot multiply bf16 matrices.
+DOT_TYPE = tl.float32 if triton.knobs.runtime.interpret else tl.bfloat16
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +235,7 @@ def attention_call(
         "SPLITS": splits,
         "BLOCK_SPLITS": next_power_of_two(splits),
         "COMBINE": shape.combine,
-        "DOT_TYPE": dot_type(cache),
+        "DOT_TYPE": DOT_TYPE,
         "PDL": pdl,
     }
     q_norm, k_norm = qk_norm or (qkv, qkv)
@@ -276,16 +280,6 @@ def sample_call(
     }
     args = (best_value, best_token, state.token, state.position, ring, table, norm_weight, *rope, *state.outputs())
     return KernelCall("sample", sample_kernel, 1, args, constants, 16, (table[0], norm_weight))
-
-
-def dot_type(cache: Tensor) -> Any:  # noqa: ANN401 (a Triton type)
-    """Return the type attention multiplies in: the cache's own on a GPU, float32 where it is emulated."""
-    import triton.language as tl
-
-    if not cache.is_cuda:
-        # The interpreter cannot multiply bf16 matrices.
-        return tl.float32
-    return tl.bfloat16
 
 
 def _row_constants(
