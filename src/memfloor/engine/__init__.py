@@ -1,1 +1,1 @@
-"""The decode engine and its kernels; so far the streaming kernels that find a device's ceiling."""
+"""The project's own decode engine: one plan of kernel calls over fixed buffers, replayed every step."""

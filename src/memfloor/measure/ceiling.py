@@ -5,6 +5,7 @@ from statistics import median
 from typing import Any, Protocol
 
 from memfloor.engine import cpu
+from memfloor.engine.launch_shapes import StreamShape
 from memfloor.measure.environment import last_level_cache_bytes
 from memfloor.record import CeilingReading
 
@@ -62,25 +63,28 @@ class CudaCeiling:
     """Stream with the engine's own Triton kernel, in the launch shape that is fastest on this device."""
 
     LAUNCHES_PER_PASS = 4
+    # A launch ramps up and drains; the larger the buffer, the less of that is in the figure.
+    MAX_BUFFER_BYTES = 4 * 2**30
+    # Block, blocks in flight, warps, programs per multiprocessor.
     SHAPES = (
-        (None, 4096, 4),
-        (None, 8192, 8),
-        (None, 16384, 8),
-        (None, 32768, 16),
-        (4, 8192, 8),
-        (8, 4096, 4),
-        (8, 8192, 8),
+        (1024, 4, 4, None),
+        (2048, 4, 8, None),
+        (2048, 8, 8, None),
+        (4096, 8, 16, None),
+        (2048, 4, 8, 4),
+        (1024, 4, 4, 8),
+        (2048, 4, 8, 8),
     )
 
     def __init__(self, size_bytes: int | None = None) -> None:
         import torch
 
-        from memfloor.engine.kernels.stream import triton as stream
+        from memfloor.engine.calls import stream_call
 
-        self._torch, self._stream = torch, stream
+        self._torch, self._call = torch, stream_call
         properties = torch.cuda.get_device_properties(0)
         self._sms = properties.multi_processor_count
-        size = size_bytes or max(2**30, buffer_bytes(properties.L2_cache_size))
+        size = size_bytes or self._default_bytes(properties)
         self._source = torch.empty(size // 4, dtype=torch.int32, device="cuda").random_()
         self._shape = self._fastest_shape()
         self.method = f"triton stream {self._shape}"
@@ -102,22 +106,25 @@ class CudaCeiling:
         seconds = [self._time(lambda: self._torch.add(left, right, alpha=3, out=target)) for _ in range(passes)]
         return self._reading(seconds, 3 * target.nbytes, 0, "torch add")
 
-    def _fastest_shape(self) -> Any:
-        candidates = [
-            self._stream.StreamShape(programs_per_sm=programs, block=block, warps=warps)
-            for programs, block, warps in self.SHAPES
-        ]
+    def _default_bytes(self, properties: Any) -> int:
+        # A sixteenth of the memory leaves room for a model that almost fills the device.
+        roomy = min(self.MAX_BUFFER_BYTES, int(properties.total_memory) // 16 // ALIGNMENT_BYTES * ALIGNMENT_BYTES)
+        return max(roomy, buffer_bytes(properties.L2_cache_size))
+
+    def _fastest_shape(self) -> StreamShape:
+        candidates = [StreamShape(*shape) for shape in self.SHAPES]
         for shape in candidates:
             self._time(self._launches(shape))
         return min(candidates, key=lambda shape: median(self._time(self._launches(shape)) for _ in range(3)))
 
-    def _launches(self, shape: Any) -> Callable[[], None]:
+    def _launches(self, shape: StreamShape) -> Callable[[], None]:
         programs = shape.programs(self._source.numel(), self._sms)
-        partials = self._torch.empty(programs, dtype=self._torch.int32, device="cuda")
+        partial = self._torch.empty(programs, dtype=self._torch.int32, device="cuda")
+        call = self._call(self._source, partial, shape.block, shape.unroll, shape.warps)
 
         def launch() -> None:
             for _ in range(self.LAUNCHES_PER_PASS):
-                self._stream.read(self._source, partials, shape)
+                call.issue()
 
         return launch
 

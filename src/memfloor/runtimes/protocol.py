@@ -32,7 +32,7 @@ class Runtime(Protocol):
     Attributes:
         name: What `--runtime` calls it.
         summary: What it is, in a line.
-        options: By option, the values it takes; the first is the default.
+        options: By option, the values it takes.
     """
 
     name: ClassVar[str]

@@ -1,1 +1,1 @@
-"""One folder per operation: its reference, and a kernel per back end."""
+"""The engine's kernels: per operation a plain reference, which is the truth, and a Triton kernel."""

@@ -1,1 +1,1 @@
-"""Read a large buffer once and keep nothing: the fastest a decode step's weights could arrive."""
+"""Read a buffer once and nothing else: the read-only bandwidth ceiling."""

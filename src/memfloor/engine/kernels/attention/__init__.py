@@ -1,0 +1,1 @@
+"""QK norm, RoPE, KV append and split-KV attention of one token."""

@@ -1,0 +1,1 @@
+"""RMS norm, then the gate and up projections joined by SiLU(gate) * up."""

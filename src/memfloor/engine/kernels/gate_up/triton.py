@@ -1,0 +1,51 @@
+"""RMS norm, gate and up projections, and SiLU(gate) * up, as one matrix-vector product."""
+
+import triton
+import triton.language as tl
+
+from memfloor.engine.kernels.dependency import release_dependents, wait_after_constants, wait_before_constants
+from memfloor.engine.kernels.rows import lane_products, load_rows, load_vector, norm_scale
+
+
+@triton.jit
+def gate_up_kernel(
+    x_ptr: tl.tensor,
+    sums_ptr: tl.tensor,
+    w_ptr: tl.tensor,
+    out_ptr: tl.tensor,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    EPS: tl.constexpr,
+    NUM_SUMS: tl.constexpr,
+    BLOCK_SUMS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    PROGRAMS: tl.constexpr,
+    PDL: tl.constexpr,
+) -> None:
+    """Write out [N] = SiLU(gate) * up, bf16, with gate and up = W [2, N, K] x [K] / rms.
+
+    A program owns the same BLOCK_N rows of both halves, so the product needs no other program. x is the
+    residual stream times the norm's weight. Each program takes every PROGRAMS-th tile.
+    """
+    tile = tl.program_id(0)
+    release_dependents(PDL)
+    wait_before_constants(PDL)
+    up_ptr = w_ptr + N * K
+    gate_w = load_rows(w_ptr, tile * BLOCK_N, 0, N, K, BLOCK_N, BLOCK_K)
+    up_w = load_rows(up_ptr, tile * BLOCK_N, 0, N, K, BLOCK_N, BLOCK_K)
+    wait_after_constants(PDL)
+    x = load_vector(x_ptr, 0, K, BLOCK_K)
+    scale = norm_scale(sums_ptr, K, EPS, NUM_SUMS, BLOCK_SUMS)
+    NUM_TILES: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
+    for t in range(tile, NUM_TILES, PROGRAMS):
+        gate_products = lane_products(gate_w, x, BLOCK_N, BLOCK_K)
+        up_products = lane_products(up_w, x, BLOCK_N, BLOCK_K)
+        if t + PROGRAMS < NUM_TILES:
+            gate_w = load_rows(w_ptr, (t + PROGRAMS) * BLOCK_N, 0, N, K, BLOCK_N, BLOCK_K)
+            up_w = load_rows(up_ptr, (t + PROGRAMS) * BLOCK_N, 0, N, K, BLOCK_N, BLOCK_K)
+        gate = tl.sum(gate_products, axis=1) * scale
+        up = tl.sum(up_products, axis=1) * scale
+        rows = t * BLOCK_N + tl.arange(0, BLOCK_N)
+        out = gate / (1.0 + tl.exp(-gate)) * up
+        tl.store(out_ptr + rows, out.to(out_ptr.dtype.element_ty), mask=rows < N)

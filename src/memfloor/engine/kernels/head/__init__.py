@@ -1,0 +1,1 @@
+"""Final RMS norm, then logits and the best logit of every program."""

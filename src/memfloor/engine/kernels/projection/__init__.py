@@ -1,0 +1,1 @@
+"""A projection onto the residual stream (O and down), and the next norm's inputs."""

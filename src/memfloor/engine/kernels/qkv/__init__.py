@@ -1,0 +1,1 @@
+"""RMS norm, then the fused Q, K and V projections with bias."""

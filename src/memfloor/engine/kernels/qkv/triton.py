@@ -1,0 +1,49 @@
+"""RMS norm and the fused Q, K and V projections as one matrix-vector product."""
+
+import triton
+import triton.language as tl
+
+from memfloor.engine.kernels.dependency import release_dependents, wait_after_constants, wait_before_constants
+from memfloor.engine.kernels.rows import lane_products, load_rows, load_vector, norm_scale
+
+
+@triton.jit
+def qkv_kernel(
+    x_ptr: tl.tensor,
+    sums_ptr: tl.tensor,
+    w_ptr: tl.tensor,
+    bias_ptr: tl.tensor,
+    out_ptr: tl.tensor,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    EPS: tl.constexpr,
+    NUM_SUMS: tl.constexpr,
+    BLOCK_SUMS: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    PROGRAMS: tl.constexpr,
+    PDL: tl.constexpr,
+) -> None:
+    """Write out [N] = W [N, K] x [K] / rms + bias [N], float32.
+
+    x is the residual stream times the norm's weight; 1 / rms is applied after the product, so the weights
+    never wait for it. Each program takes every PROGRAMS-th tile of BLOCK_N rows.
+    """
+    tile = tl.program_id(0)
+    release_dependents(PDL)
+    wait_before_constants(PDL)
+    w = load_rows(w_ptr, tile * BLOCK_N, 0, N, K, BLOCK_N, BLOCK_K)
+    wait_after_constants(PDL)
+    x = load_vector(x_ptr, 0, K, BLOCK_K)
+    scale = norm_scale(sums_ptr, K, EPS, NUM_SUMS, BLOCK_SUMS)
+    NUM_TILES: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
+    for t in range(tile, NUM_TILES, PROGRAMS):
+        products = lane_products(w, x, BLOCK_N, BLOCK_K)
+        if t + PROGRAMS < NUM_TILES:
+            w = load_rows(w_ptr, (t + PROGRAMS) * BLOCK_N, 0, N, K, BLOCK_N, BLOCK_K)
+        out = tl.sum(products, axis=1) * scale
+        rows = t * BLOCK_N + tl.arange(0, BLOCK_N)
+        if HAS_BIAS:
+            out += tl.load(bias_ptr + rows, mask=rows < N, other=0.0).to(tl.float32)
+        tl.store(out_ptr + rows, out, mask=rows < N)

@@ -1,0 +1,54 @@
+"""Parts of a matrix-vector product: load a tile of weight rows, multiply it, scale by the norm."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def load_rows(
+    w_ptr: tl.tensor,
+    row: tl.tensor,
+    column: tl.tensor,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+) -> tl.tensor:
+    """Load weights [BLOCK_N, BLOCK_K] from `row` and `column` on; zeros beyond [N, K].
+
+    Weights are read once a step, so they are first to leave the cache.
+    """
+    rows = (row + tl.arange(0, BLOCK_N)).to(tl.int64)[:, None]
+    columns = column + tl.arange(0, BLOCK_K)[None, :]
+    mask = columns < K
+    if N % BLOCK_N != 0:
+        mask = mask & (rows < N)
+    return tl.load(w_ptr + rows * K + columns, mask=mask, other=0.0, eviction_policy="evict_first")
+
+
+@triton.jit
+def load_vector(x_ptr: tl.tensor, column: tl.tensor, K: tl.constexpr, BLOCK_K: tl.constexpr) -> tl.tensor:
+    """Load an activation [1, BLOCK_K] from `column` on, as float32; zeros beyond K."""
+    columns = column + tl.arange(0, BLOCK_K)[None, :]
+    return tl.load(x_ptr + columns, mask=columns < K, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def lane_products(w: tl.tensor, x: tl.tensor, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr) -> tl.tensor:
+    """Return partial dot products [BLOCK_N, BLOCK_K // 8], each summed over the 8 values one lane loaded."""
+    products = w.to(tl.float32) * x
+    return tl.sum(tl.reshape(products, (BLOCK_N, BLOCK_K // 8, 8)), axis=2)
+
+
+@triton.jit
+def norm_scale(
+    sums_ptr: tl.tensor,
+    K: tl.constexpr,
+    EPS: tl.constexpr,
+    NUM_SUMS: tl.constexpr,
+    BLOCK_SUMS: tl.constexpr,
+) -> tl.tensor:
+    """Return 1 / rms of a vector of K numbers from partial sums of its squares [NUM_SUMS]."""
+    index = tl.arange(0, BLOCK_SUMS)
+    total = tl.sum(tl.load(sums_ptr + index, mask=index < NUM_SUMS, other=0.0), axis=0)
+    return tl.rsqrt(total / K + EPS)

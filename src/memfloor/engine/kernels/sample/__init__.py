@@ -1,0 +1,1 @@
+"""Take the greedy token and start the next step with its embedding."""

@@ -1,0 +1,132 @@
+"""How each kernel is cut into programs: plain numbers, chosen here from the device and overridden by a tuner."""
+
+from dataclasses import dataclass
+
+from memfloor.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class StreamShape:
+    """Cut the streaming read over a buffer of int32 numbers.
+
+    Attributes:
+        block: Numbers per block.
+        unroll: Blocks in flight per program.
+        warps: Warps per program.
+        programs_per_sm: Programs per multiprocessor that loop over the buffer; None gives each block its own program.
+    """
+
+    block: int
+    unroll: int
+    warps: int
+    programs_per_sm: int | None = None
+
+    def programs(self, numbers: int, sm_count: int) -> int:
+        """Return the number of programs for a buffer."""
+        groups = numbers // (self.block * self.unroll)
+        return groups if self.programs_per_sm is None else self.programs_per_sm * sm_count
+
+
+@dataclass(frozen=True, slots=True)
+class RowShape:
+    """Cut a matrix-vector product over whole rows: qkv, gate_up and head.
+
+    Attributes:
+        block_n: Rows a program holds at a time; of gate and of up each in gate_up.
+        warps: Warps per program.
+        programs_per_sm: Programs per multiprocessor that loop over tiles; None for one program per tile.
+        max_registers: Registers per thread at most; None leaves it to the compiler.
+    """
+
+    block_n: int
+    warps: int
+    programs_per_sm: int | None = None
+    max_registers: int | None = None
+
+    def programs(self, rows: int, sm_count: int) -> int:
+        """Return the number of programs for a number of rows."""
+        tiles = -(-rows // self.block_n)
+        return tiles if self.programs_per_sm is None else min(tiles, self.programs_per_sm * sm_count)
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectionShape:
+    """Cut a matrix-vector product over rows and over K: the O and down projections.
+
+    Attributes:
+        block_n: Rows per program.
+        block_k: Numbers of K a program holds at a time.
+        steps: Blocks of K a program takes one after another.
+        warps: Warps per program.
+    """
+
+    block_n: int
+    block_k: int
+    steps: int
+    warps: int
+
+    def splits(self, columns: int) -> int:
+        """Return how many programs share a row of `columns` numbers."""
+        return -(-columns // (self.block_k * self.steps))
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionShape:
+    """Cut attention over KV slots.
+
+    Attributes:
+        block_s: Slots a program holds at a time.
+        max_splits: Programs per KV head at most.
+        combine: Partials added up at a time by the last program.
+        warps: Warps per program.
+    """
+
+    block_s: int
+    max_splits: int
+    combine: int
+    warps: int
+
+    def splits(self, max_len: int) -> int:
+        """Return the programs per KV head for a cache of `max_len` slots."""
+        return min(self.max_splits, -(-max_len // self.block_s))
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchShapes:
+    """Hold the launch shape of every kernel of a step."""
+
+    qkv: RowShape
+    attention: AttentionShape
+    o_proj: ProjectionShape
+    gate_up: RowShape
+    down_proj: ProjectionShape
+    head: RowShape
+
+
+def default_shapes(hidden_size: int, kv_heads: int, sm_count: int) -> LaunchShapes:
+    """Return shapes that put 24-64 KB of weights in the registers of a program.
+
+    Args:
+        hidden_size: E; rows longer than 8192 numbers get fewer rows per program.
+        kv_heads: Hkv.
+        sm_count: Multiprocessors of the device.
+
+    Raises:
+        UsageError: A row is too long to be held by one program.
+    """
+    if hidden_size > 16384:
+        raise UsageError(f"hidden_size {hidden_size} is beyond the engine's 16384")
+    rows = 4 if hidden_size <= 4096 else 2
+    return LaunchShapes(
+        qkv=RowShape(block_n=rows, warps=4),
+        attention=AttentionShape(block_s=64, max_splits=max(1, 2 * sm_count // kv_heads), combine=4, warps=4),
+        o_proj=ProjectionShape(block_n=4, block_k=next_power_of_two(min(hidden_size, 4096)), steps=1, warps=4),
+        gate_up=RowShape(block_n=rows, warps=8),
+        down_proj=ProjectionShape(block_n=8, block_k=4096, steps=1, warps=8),
+        head=RowShape(block_n=2 * rows, warps=8),
+    )
+
+
+def next_power_of_two(number: int) -> int:
+    """Return the smallest power of two that is not below a positive number."""
+    return 1 << (number - 1).bit_length()

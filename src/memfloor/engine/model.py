@@ -1,0 +1,207 @@
+"""A model as a plan: its buffers, allocated once, and the kernel calls of one step over them."""
+
+import torch
+
+from memfloor.engine.calls import (
+    KernelCall,
+    StepInput,
+    attention_call,
+    embed_call,
+    gate_up_call,
+    head_call,
+    projection_call,
+    qkv_call,
+    sample_call,
+)
+from memfloor.engine.kv_cache import allocate_cache
+from memfloor.engine.launch_shapes import LaunchShapes, ProjectionShape
+from memfloor.engine.plan import Plan
+from memfloor.engine.rope import rope_table
+from memfloor.engine.weights import LayerWeights, ModelWeights
+from memfloor.spec import ModelSpec
+
+# Tokens the device keeps for the host to read late.
+RING_LEN = 4096
+
+
+class DecodeModel:
+    """Own every buffer of a batch-1 decode step and the plan over them; nothing is allocated in a step.
+
+    The residual stream is float32: at batch 1 it costs nothing. Token and position live in device memory, so
+    the plan is valid for every position of the cache.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, weights: ModelWeights, max_len: int, shapes: LaunchShapes, sms: int, pdl: int
+    ) -> None:
+        """Allocate the buffers and build the plan.
+
+        Args:
+            spec: The model.
+            weights: Packed weights; their device is the engine's.
+            max_len: Slots of the KV cache.
+            shapes: Launch shape of every kernel.
+            sms: Multiprocessors of the device.
+            pdl: Mode of programmatic dependent launch, from `kernels.dependency`.
+        """
+        self.spec, self.weights, self.max_len = spec, weights, max_len
+        self.shapes, self.sms, self.pdl = shapes, sms, pdl
+        self.device = weights.embedding.device
+        self._allocate_activations()
+        self._allocate_scratch()
+        self.cache = allocate_cache(spec, max_len, self.device)
+        self.rope = rope_table(spec, max_len, self.device)
+        self.input = StepInput(
+            self.token, self.position, self.residual, self.normed, self.down_sums, self._float32(2 * spec.head_dim)
+        )
+        self.embed = embed_call(self.input, weights.embedding, weights.layers[0].input_norm, self.rope)
+        self.plan = Plan(self._calls())
+
+    def start(self, token: int, position: int) -> None:
+        """Make `token`, at slot `position`, the input of the next step."""
+        self.token.fill_(token)
+        self.position.fill_(position)
+        self.embed.issue()
+
+    def _allocate_activations(self) -> None:
+        spec = self.spec
+        query = spec.num_attention_heads * spec.head_dim
+        self.token, self.position = self._int32(1), self._int32(1)
+        self.ring = self._int32(RING_LEN)
+        self.residual = self._float32(spec.hidden_size)
+        self.normed = self._bfloat16(spec.hidden_size)
+        self.qkv = self._float32(query + 2 * spec.num_key_value_heads * spec.head_dim)
+        self.attended = self._bfloat16(query)
+        self.joined = self._bfloat16(spec.intermediate_size)
+        self.logits = self._float32(spec.vocab_size)
+
+    def _allocate_scratch(self) -> None:
+        spec, shapes = self.spec, self.shapes
+        splits = shapes.attention.splits(self.max_len)
+        rows = spec.num_attention_heads * splits
+        self.attention_scratch = (
+            self._float32(rows * spec.head_dim),
+            self._float32(rows),
+            self._float32(rows),
+            self._int32(spec.num_key_value_heads),
+        )
+        query = spec.num_attention_heads * spec.head_dim
+        self.o_sums, self.o_scratch = self._projection_scratch(shapes.o_proj, query)
+        self.down_sums, self.down_scratch = self._projection_scratch(shapes.down_proj, spec.intermediate_size)
+        programs = shapes.head.programs(spec.vocab_size, self.sms)
+        self.best_value, self.best_token = self._float32(programs), self._int32(programs)
+
+    def _projection_scratch(
+        self, shape: ProjectionShape, columns: int
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        tiles = -(-self.spec.hidden_size // shape.block_n)
+        partial = self._float32(shape.splits(columns) * self.spec.hidden_size)
+        return self._float32(tiles), (partial, self._int32(tiles))
+
+    def _calls(self) -> list[KernelCall]:
+        layers = self.weights.layers
+        # The projection that ends a layer prepares the norm that starts the next.
+        next_norms = [layer.input_norm for layer in layers[1:]] + [self.weights.final_norm]
+        calls = []
+        for index, (layer, next_norm) in enumerate(zip(layers, next_norms, strict=True)):
+            calls += self._attention_calls(layer, self.cache[index]) + self._mlp_calls(layer, next_norm)
+        return calls + self._output_calls()
+
+    def _attention_calls(self, layer: LayerWeights, cache: torch.Tensor) -> list[KernelCall]:
+        eps, shapes = self.spec.rms_norm_eps, self.shapes
+        qkv = qkv_call(
+            self.normed,
+            self.down_sums,
+            layer.qkv,
+            layer.qkv_bias,
+            self.qkv,
+            eps=eps,
+            shape=shapes.qkv,
+            sms=self.sms,
+            pdl=self.pdl,
+        )
+        attention = attention_call(
+            self.qkv,
+            self.position,
+            self.input.rope_row,
+            layer.qk_norm,
+            cache,
+            self.attended,
+            self.attention_scratch,
+            eps=eps,
+            shape=shapes.attention,
+            pdl=self.pdl,
+        )
+        o_proj = projection_call(
+            self.attended,
+            layer.o_proj,
+            layer.o_bias,
+            self.residual,
+            layer.post_norm,
+            self.normed,
+            self.o_sums,
+            *self.o_scratch,
+            shape=shapes.o_proj,
+            pdl=self.pdl,
+        )
+        return [qkv, attention, o_proj]
+
+    def _mlp_calls(self, layer: LayerWeights, next_norm: torch.Tensor) -> list[KernelCall]:
+        gate_up = gate_up_call(
+            self.normed,
+            self.o_sums,
+            layer.gate_up,
+            self.joined,
+            eps=self.spec.rms_norm_eps,
+            shape=self.shapes.gate_up,
+            sms=self.sms,
+            pdl=self.pdl,
+        )
+        down_proj = projection_call(
+            self.joined,
+            layer.down_proj,
+            None,
+            self.residual,
+            next_norm,
+            self.normed,
+            self.down_sums,
+            *self.down_scratch,
+            shape=self.shapes.down_proj,
+            pdl=self.pdl,
+        )
+        return [gate_up, down_proj]
+
+    def _output_calls(self) -> list[KernelCall]:
+        weights = self.weights
+        head = head_call(
+            self.normed,
+            self.down_sums,
+            weights.head,
+            self.logits,
+            self.best_value,
+            self.best_token,
+            eps=self.spec.rms_norm_eps,
+            shape=self.shapes.head,
+            sms=self.sms,
+            pdl=self.pdl,
+        )
+        sample = sample_call(
+            self.best_value,
+            self.best_token,
+            self.ring,
+            self.input,
+            weights.embedding,
+            weights.layers[0].input_norm,
+            self.rope,
+            pdl=self.pdl,
+        )
+        return [head, sample]
+
+    def _float32(self, size: int) -> torch.Tensor:
+        return torch.zeros(size, dtype=torch.float32, device=self.device)
+
+    def _bfloat16(self, size: int) -> torch.Tensor:
+        return torch.zeros(size, dtype=torch.bfloat16, device=self.device)
+
+    def _int32(self, size: int) -> torch.Tensor:
+        return torch.zeros(size, dtype=torch.int32, device=self.device)

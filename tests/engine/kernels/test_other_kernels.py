@@ -1,0 +1,104 @@
+"""Attention, embedding, sampling and streaming kernels against their references."""
+
+import pytest
+import torch
+
+from memfloor.engine import calls
+from memfloor.engine.kernels.attention.reference import attention
+from memfloor.engine.kernels.embed.reference import embed
+from memfloor.engine.kernels.sample.reference import sample
+from memfloor.engine.kernels.stream.reference import stream
+from memfloor.engine.launch_shapes import AttentionShape
+
+BF16_STEP = 2.0**-7
+HEADS, KV_HEADS, HEAD_DIM, MAX_LEN = 6, 2, 32, 75
+
+
+def numbers(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def int32(*values: int) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.int32)
+
+
+def angles() -> tuple[torch.Tensor, torch.Tensor]:
+    turns = torch.outer(torch.arange(MAX_LEN), 0.7 ** torch.arange(HEAD_DIM // 2))
+    return turns.cos(), turns.sin()
+
+
+def poisoned(size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.full((size,), float("nan"), dtype=dtype)
+
+
+@pytest.mark.parametrize("normed", [True, False])
+@pytest.mark.parametrize("position", [0, 15, 16, 40, 74])
+def test_attention_matches_its_reference_and_appends(position, normed):
+    shape = AttentionShape(block_s=16, max_splits=2, combine=4, warps=1)
+    qkv = numbers((HEADS + 2 * KV_HEADS) * HEAD_DIM)
+    cache = numbers(2, KV_HEADS, MAX_LEN, HEAD_DIM).bfloat16()
+    cos, sin = angles()
+    row = torch.cat([cos[position], cos[position], -sin[position], sin[position]])
+    qk_norm = (numbers(HEAD_DIM).bfloat16(), numbers(HEAD_DIM).bfloat16().flip(0)) if normed else None
+    want, key, value = attention(qkv, position, cos, sin, *cache, qk_norm, 1e-6)
+    before = cache.clone()
+    rows = HEADS * shape.splits(MAX_LEN)
+    scratch = (poisoned(rows * HEAD_DIM), poisoned(rows), poisoned(rows), int32(0, 0))
+    out = poisoned(HEADS * HEAD_DIM, torch.bfloat16)
+    call = calls.attention_call(qkv, int32(position), row, qk_norm, cache, out, scratch, eps=1e-6, shape=shape, pdl=0)
+    call.issue()
+    assert (out.float() - want.flatten()).norm() / want.norm() < BF16_STEP
+    assert scratch[3].tolist() == [0, 0]
+    torch.testing.assert_close(cache[0, :, position].float(), key, rtol=BF16_STEP, atol=1e-6)
+    torch.testing.assert_close(cache[1, :, position].float(), value, rtol=BF16_STEP, atol=1e-6)
+    before[:, :, position] = cache[:, :, position]
+    assert torch.equal(cache, before)
+
+
+def step_input(token: int, position: int, hidden: int) -> calls.StepInput:
+    return calls.StepInput(
+        int32(token),
+        int32(position),
+        poisoned(hidden),
+        poisoned(hidden, torch.bfloat16),
+        poisoned(3),
+        poisoned(2 * HEAD_DIM),
+    )
+
+
+def assert_is_embedded(state: calls.StepInput, token: int, position: int, table, norm_weight) -> None:
+    residual, normed, squares = embed(token, table, norm_weight)
+    cos, sin = angles()
+    assert torch.equal(state.residual, residual)
+    torch.testing.assert_close(state.normed.float(), normed, rtol=BF16_STEP, atol=0)
+    assert state.sums.tolist() == [pytest.approx(float(squares), rel=1e-5), 0.0, 0.0]
+    assert torch.equal(state.rope_row, torch.cat([cos[position], cos[position], -sin[position], sin[position]]))
+
+
+def test_embed_writes_what_a_step_starts_from():
+    table, norm_weight = numbers(9, 40).bfloat16(), numbers(40).bfloat16()
+    state = step_input(7, 12, 40)
+    calls.embed_call(state, table, norm_weight, angles()).issue()
+    assert_is_embedded(state, 7, 12, table, norm_weight)
+
+
+@pytest.mark.parametrize(("values", "token"), [([0.5, 2.0, 1.0], 3), ([2.0, 0.0, 2.0], 6), ([-1.0, -3.0, -2.0], 8)])
+def test_sample_takes_the_best_token_and_moves_on(values, token):
+    table, norm_weight = numbers(9, 40).bfloat16(), numbers(40).bfloat16()
+    state, ring = step_input(1, 10, 40), int32(-1, -1, -1, -1)
+    best, tokens = torch.tensor(values), int32(8, 3, 6)
+    assert sample(best, tokens) == token
+    calls.sample_call(best, tokens, ring, state, table, norm_weight, angles(), pdl=0).issue()
+    assert state.token.tolist() == [token]
+    assert state.position.tolist() == [11]
+    assert ring.tolist() == [-1, -1, token, -1]
+    assert_is_embedded(state, token, 11, table, norm_weight)
+
+
+@pytest.mark.parametrize("programs", [1, 3, 12])
+def test_stream_reads_every_number_once(programs):
+    # The interpreter cannot wrap sums around: keep them small.
+    source = torch.randint(-(2**20), 2**20, (12 * 64,), generator=torch.Generator().manual_seed(3)).int()
+    partial = torch.full((programs,), 12345, dtype=torch.int32)
+    calls.stream_call(source, partial, block=32, unroll=2, warps=1).issue()
+    assert int(partial.sum(dtype=torch.int64)) == stream(source)

@@ -1,0 +1,94 @@
+"""Compile every kernel at Qwen2.5-7B's shapes for a compute capability, with no GPU, and print facts of its code.
+
+Run as a script in a process of its own, because kernels cannot be both interpreted and compiled in one.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from memfloor.engine.calls import KernelCall
+from memfloor.engine.launch_shapes import default_shapes
+from memfloor.engine.model import DecodeModel
+from memfloor.engine.weights import pack_weights
+from memfloor.floor import projections
+from memfloor.spec import ModelSpec, load_model
+
+TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
+TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int32: "*i32"}
+
+
+def hf_shapes(spec: ModelSpec) -> dict[str, torch.Tensor]:
+    """Return a state dict of shapes and types without memory behind them."""
+    table, hidden = (spec.vocab_size, spec.hidden_size), (spec.hidden_size,)
+    shapes = {"model.embed_tokens": table, "lm_head": table, "model.norm": hidden}
+    for name, shape in projections(spec).items():
+        part = "mlp" if name in ("gate_proj", "up_proj", "down_proj") else "self_attn"
+        shapes[f"model.layers.0.{part}.{name}"] = shape
+    for name in ("input_layernorm", "post_attention_layernorm"):
+        shapes[f"model.layers.0.{name}"] = hidden
+    state = {f"{name}.weight": torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    for name in "qkv":
+        rows = projections(spec)[f"{name}_proj"][0]
+        state[f"model.layers.0.self_attn.{name}_proj.bias"] = torch.empty(rows, device="meta")
+    return state
+
+
+def step_calls(pdl: int) -> dict[str, KernelCall]:
+    """Return the calls of the last layer and the output of the model's step."""
+    spec = load_model("qwen2.5-7b").model_copy(update={"num_hidden_layers": 1})
+    weights = pack_weights(spec, hf_shapes(spec), torch.device("meta"))
+    model = DecodeModel(spec, weights, 2560, default_shapes(spec.hidden_size, 4, 132), 132, pdl)
+    names = ("qkv", "attention", "o_proj", "gate_up", "down_proj", "head", "sample")
+    return dict(zip(names, model.plan.calls, strict=True)) | {"embed": model.embed}
+
+
+def compile_call(call: KernelCall, capability: int) -> bytes:
+    """Return the machine code of a call."""
+    names = call.kernel.arg_names
+    pointers, constants = names[: len(call.args)], names[len(call.args) :]
+    signature = {name: TYPES[tensor.dtype] for name, tensor in zip(pointers, call.args, strict=True)}
+    source = ASTSource(
+        call.kernel,
+        signature | dict.fromkeys(constants, "constexpr"),
+        {name: call.constants[name] for name in constants},
+        {(index,): [["tt.divisibility", 16]] for index in range(len(pointers))},
+    )
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=call.options()).asm["cubin"]
+
+
+def facts(cubin: bytes) -> dict[str, object]:
+    """Return registers, stack bytes, and the memory instructions before and after the dependency wait."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage = run("cuobjdump", "-res-usage", file.name)
+        code = run("nvdisasm", "-c", file.name)
+    registers, stack, local = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage).groups()
+    instructions = re.findall(r"\b(?:LDG|STG|ATOMG|RED|ACQBULK|PREEXIT)[.\w]*", code)
+    wait = instructions.index("ACQBULK") if "ACQBULK" in instructions else None
+    return {
+        "registers": int(registers),
+        "stack_bytes": int(stack) + int(local),
+        "before_wait": instructions[:wait] if wait is not None else [],
+        "after_wait": instructions[wait + 1 :] if wait is not None else instructions,
+    }
+
+
+def run(tool: str, *arguments: str) -> str:
+    done = subprocess.run([TOOLS / tool, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr
+
+
+if __name__ == "__main__":
+    capability, pdl = int(sys.argv[1]), int(sys.argv[2])
+    found = {name: facts(compile_call(call, capability)) for name, call in step_calls(pdl).items()}
+    sys.stdout.write(json.dumps(found))

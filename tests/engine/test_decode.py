@@ -1,0 +1,137 @@
+"""A whole tiny model against transformers in float32, and the promises of the plan and the decoder."""
+
+import pytest
+import torch
+
+from memfloor.engine.decode import Decoder
+from memfloor.engine.launch_shapes import AttentionShape, LaunchShapes, ProjectionShape, RowShape
+from memfloor.engine.model import DecodeModel
+from memfloor.engine.reference import reference_logits
+from memfloor.engine.weights import ModelWeights, pack_weights, random_weights
+from memfloor.errors import UsageError
+from memfloor.floor import step_traffic
+from memfloor.spec import ModelSpec, Workload, from_hf_config
+
+CPU = torch.device("cpu")
+STEPS = 16
+# Few programs: the interpreter's time goes by the program.
+SHAPES = LaunchShapes(
+    qkv=RowShape(256, 1),
+    attention=AttentionShape(block_s=16, max_splits=2, combine=2, warps=1),
+    o_proj=ProjectionShape(128, 256, 1, 1),
+    gate_up=RowShape(256, 1, programs_per_sm=1),
+    down_proj=ProjectionShape(256, 256, 1, 1),
+    head=RowShape(256, 1, programs_per_sm=2),
+)
+TINY = {
+    "hidden_size": 256,
+    "intermediate_size": 320,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "vocab_size": 515,
+    "max_position_embeddings": 128,
+}
+
+
+def hf_model(family: str):
+    transformers = pytest.importorskip("transformers")
+    config = getattr(transformers, f"{family}Config")(**TINY, tie_word_embeddings=family == "Qwen3")
+    torch.manual_seed(1)
+    model = getattr(transformers, f"{family}ForCausalLM")(config).float().eval().requires_grad_(False)
+    for name, weight in model.named_parameters():
+        matrix = weight.dim() == 2
+        weight.normal_(std=weight.shape[-1] ** -0.5 if matrix else 0.1)
+        # Norms near one; weights that bf16 holds exactly, so that only the arithmetic differs.
+        weight.add_(1.0 if "norm" in name else 0.0).copy_(weight.bfloat16())
+    return model
+
+
+@pytest.fixture(scope="module")
+def tiny() -> tuple[ModelSpec, ModelWeights]:
+    spec = from_hf_config({**TINY, "num_hidden_layers": 1, "model_type": "qwen2"}, "tiny")
+    return spec, random_weights(spec, CPU, seed=3)
+
+
+def decoder_of(tiny: tuple[ModelSpec, ModelWeights], max_len: int = 20) -> Decoder:
+    return Decoder(DecodeModel(*tiny, max_len, SHAPES, 1, 0), "eager")
+
+
+@pytest.mark.parametrize("family", ["Qwen2", "Qwen3"])
+def test_a_tiny_model_decodes_as_transformers_does(family):
+    model = hf_model(family)
+    spec = from_hf_config(model.config.to_dict(), family)
+    assert spec.qkv_bias == (family == "Qwen2")
+    assert spec.qk_norm == (family == "Qwen3")
+    decoder = decoder_of((spec, pack_weights(spec, model.state_dict(), CPU)))
+    decoder.start(5, 0)
+    tokens = [5]
+    for _ in range(STEPS):
+        decoder.step()
+        want = model(torch.tensor([tokens])).logits[0, -1]
+        assert (decoder.model.logits - want).norm() / want.norm() < 2e-2
+        tokens.append(int(want.argmax()))
+        assert int(decoder.model.token) == tokens[-1]
+    assert decoder.tokens(0, STEPS) == tokens[1:]
+
+
+def test_the_reference_step_agrees_with_the_kernels(tiny):
+    spec, weights = tiny
+    decoder = decoder_of(tiny)
+    model = decoder.model
+    model.cache.normal_(generator=torch.Generator().manual_seed(0))
+    want = reference_logits(spec, weights, model.cache, model.rope, 9, 17)
+    decoder.start(9, 17)
+    decoder.step()
+    assert (model.logits - want).norm() / want.norm() < 2e-2
+
+
+def test_the_same_steps_give_the_same_bits(tiny):
+    results = []
+    decoder = decoder_of(tiny)
+    for _ in range(2):
+        decoder.start(11, 3)
+        decoder.step()
+        decoder.step()
+        results.append((decoder.tokens(3, 2), decoder.model.logits.clone(), decoder.model.cache.clone()))
+    assert results[0][0] == results[1][0]
+    assert torch.equal(results[0][1], results[1][1])
+    assert torch.equal(results[0][2], results[1][2])
+
+
+def test_no_step_runs_past_the_cache(tiny):
+    decoder = decoder_of(tiny)
+    decoder.start(1, 19)
+    decoder.step()
+    with pytest.raises(UsageError, match="the cache holds 20 tokens; step 21"):
+        decoder.step()
+
+
+@pytest.mark.parametrize(("token", "position"), [(515, 0), (-1, 0), (0, 20), (0, -1)])
+def test_a_start_outside_vocabulary_or_cache_is_refused(tiny, token, position):
+    with pytest.raises(UsageError, match="must be 0 to"):
+        decoder_of(tiny).start(token, position)
+
+
+def test_a_step_before_the_start_is_refused(tiny):
+    with pytest.raises(UsageError, match="start the decode"):
+        decoder_of(tiny).step()
+
+
+def test_an_unknown_launch_mode_is_refused(tiny):
+    with pytest.raises(UsageError, match=r"unknown launch mode 'lazy'; allowed: eager, graph"):
+        Decoder(decoder_of(tiny).model, "lazy")
+
+
+def test_the_tensors_a_step_reads_add_up_to_the_floor(tiny):
+    spec, _ = tiny
+    model = decoder_of(tiny).model
+    read = sum(tensor.numel() * tensor.element_size() for call in model.plan.calls for tensor in call.reads)
+    traffic = step_traffic(spec, Workload.of(16))
+    assert read == traffic.total_bytes - traffic.kv_read - traffic.kv_write
+
+
+def test_five_kernels_per_layer(tiny):
+    counts = decoder_of(tiny).model.plan.counts()
+    assert counts == {"qkv": 1, "attention": 1, "projection": 2, "gate_up": 1, "head": 1, "sample": 1}

@@ -1,0 +1,86 @@
+"""What the interpreter cannot show: the code the compiler makes, for devices that need not be here."""
+
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+MATRIX_KERNELS = ("qkv", "o_proj", "gate_up", "down_proj", "head")
+KERNELS = (*MATRIX_KERNELS, "attention", "sample", "embed")
+OFF, FLAGS, PRELOAD = 0, 1, 2
+
+
+def compiled(capability: int, pdl: int) -> dict:
+    facts, problem = facts_or_problem(capability, pdl)
+    assert not problem, problem
+    return facts
+
+
+@cache
+def facts_or_problem(capability: int, pdl: int) -> tuple[dict, str]:
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    script = Path(__file__).with_name("machine_code.py")
+    command = [sys.executable, script, str(capability), str(pdl)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    return (json.loads(done.stdout), "") if done.returncode == 0 else ({}, done.stderr)
+
+
+def loads(instructions: list[str]) -> list[str]:
+    return [name for name in instructions if name.startswith("LDG")]
+
+
+def weight_loads(instructions: list[str]) -> list[str]:
+    # Only weights are loaded to be evicted first.
+    return [name for name in loads(instructions) if ".EF" in name]
+
+
+@pytest.mark.parametrize(("capability", "pdl"), [(90, PRELOAD), (80, OFF)])
+@pytest.mark.parametrize("name", MATRIX_KERNELS)
+def test_weights_are_loaded_16_bytes_at_a_time(name, capability, pdl):
+    code = compiled(capability, pdl)[name]
+    found = weight_loads(code["before_wait"] + code["after_wait"])
+    assert found
+    assert all(load.endswith(".128") for load in found)
+
+
+@pytest.mark.parametrize(("capability", "pdl"), [(90, PRELOAD), (90, FLAGS), (80, OFF)])
+@pytest.mark.parametrize("name", KERNELS)
+def test_nothing_spills(name, capability, pdl):
+    assert compiled(capability, pdl)[name]["stack_bytes"] == 0
+
+
+@pytest.mark.parametrize("name", MATRIX_KERNELS)
+def test_preload_issues_all_weights_and_nothing_else_before_the_wait(name):
+    code = compiled(90, PRELOAD)[name]
+    assert loads(code["before_wait"]) == weight_loads(code["before_wait"]) != []
+    assert not weight_loads(code["after_wait"])
+    assert loads(code["after_wait"])
+
+
+def test_attention_loads_past_slots_before_the_wait_and_heads_after_it():
+    code = compiled(90, PRELOAD)["attention"]
+    wide = [load for load in loads(code["before_wait"]) if load.endswith(".128")]
+    # Keys and values of 64 slots of 128 numbers by 128 lanes; the other load is the position.
+    assert len(wide) == 16
+    assert len(loads(code["before_wait"])) == 17
+    assert loads(code["after_wait"])
+
+
+@pytest.mark.parametrize("pdl", [PRELOAD, FLAGS])
+@pytest.mark.parametrize("name", [name for name in KERNELS if name != "embed"])
+def test_nothing_is_written_before_the_wait_and_dependents_are_released(name, pdl):
+    code = compiled(90, pdl)[name]
+    assert not [op for op in code["before_wait"] if op.startswith(("STG", "ATOMG", "RED"))]
+    assert "PREEXIT" in code["before_wait"] or name == "sample"
+    if pdl == FLAGS or name == "sample":
+        assert not loads(code["before_wait"])
+
+
+def test_older_devices_get_no_dependency_control():
+    for code in compiled(80, OFF).values():
+        assert "ACQBULK" not in code["after_wait"]
+        assert "PREEXIT" not in code["after_wait"]
