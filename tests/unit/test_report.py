@@ -68,13 +68,22 @@ def test_a_row_has_a_dash_for_what_is_not_known(make_run, make_failure):
     [summary], _ = summarise([make_run()])
     row = dict(zip(CELL_COLUMNS, cell_row(summary), strict=True))
     assert (row["95 % CI"], row["CV"], row["of peak"]) == ("-", "-", "-")
-    assert len(invalid_row(summarise([make_failure()])[1][0])) == len(CELL_COLUMNS)
+    assert invalid_row(summarise([make_failure()])[1][0])[-1] == "invalid: out of memory: needs 15 GB, 2 GB is free"
 
 
 def test_the_headline_has_the_cells_own_numbers(make_run):
     summaries, _ = summarise([make_run(), make_run(block=1)])
     text = headline(summaries)
-    assert "tiny decode step at context 512 with hf-eager takes 11 ms" in text
+    assert "one tiny decode step at context 512 would take" in text
+    assert "hf-eager takes 11 ms" in text
+
+
+def test_the_headline_compares_the_slowest_with_the_fastest(make_run, make_cell):
+    runs = [make_run(), make_run((0.001,) * 3, cell=make_cell(runtime="engine")), make_run(cell=make_cell(1024))]
+    text = headline(summarise(runs)[0])
+    assert "hf-eager takes 11 ms" in text
+    assert "engine takes 1 ms" in text
+    assert "Over all 3 cells" in text
 
 
 class _Links(HTMLParser):

@@ -136,7 +136,7 @@ def _show(records: Records, cells: Sequence[Cell], options: RunOptions) -> None:
         sys.exit(0 if summaries else EXIT_NOTHING_MEASURED)
     print_table(f"{len(cells)} cells, records in {options.out}", CELL_COLUMNS, map(cell_row, summaries))
     for cell in invalid:
-        print_text(" ".join(invalid_row(cell)[:5]))
+        print_text(" ".join(invalid_row(cell)))
     if not summaries:
         sys.exit(EXIT_NOTHING_MEASURED)
     print_text(headline(summaries))

@@ -48,8 +48,12 @@ def ladder(summaries: Sequence[CellSummary]) -> Figure:
 def run_distributions(summaries: Sequence[CellSummary]) -> Figure:
     """Draw every timed step of every run: one column of dots per run, so that a lucky process can be seen."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(10, 2.4 * max(1, len(summaries))), layout="constrained")
-        panels = figure.subplots(max(1, len(summaries)), 1, squeeze=False)[:, 0]
+        columns = 1 if len(summaries) < 3 else 2
+        rows = -(-len(summaries) // columns)
+        figure = Figure(figsize=(10, 0.4 + 2.0 * rows), layout="constrained")
+        panels = figure.subplots(rows, columns, squeeze=False).flatten()
+        for axes in panels[len(summaries) :]:
+            axes.set_axis_off()
         for axes, summary in zip(panels, summaries, strict=False):
             for index, run in enumerate(summary.runs, 1):
                 milliseconds = [seconds * 1e3 for seconds in run.step_seconds]
@@ -62,7 +66,9 @@ def run_distributions(summaries: Sequence[CellSummary]) -> Figure:
             axes.set_xticks(range(1, len(summary.runs) + 1))
             axes.set_ylabel("step, ms")
             axes.set_title(_measured_label(summary).replace("\n", " "), loc="left", fontsize=10)
-        panels[-1].set_xlabel("run (dots: timed steps in order; blue: median; orange: floor at the run's own ceiling)")
+        figure.supxlabel(
+            "run (dots: timed steps in order; blue: median; orange: floor at the run's own ceiling)", size=10
+        )
     return figure
 
 
@@ -84,7 +90,7 @@ def _draw_fractions(axes: Axes, summaries: Sequence[CellSummary], reference: Seq
         if shown.ci95:
             axes.plot(shown.ci95, [row, row], color="black", linewidth=1.2)
         axes.text(
-            shown.value + 0.02,
+            max(shown.value, shown.ci95[1] if shown.ci95 else 0.0) + 0.02,
             row,
             f"{100 * shown.value:.0f} % of {'peak' if fraction.peak else 'ceiling'}",
             va="center",

@@ -1,5 +1,6 @@
 """What the figures say, in sentences whose numbers come from the records."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from memfloor.report.summary import CellSummary
@@ -8,18 +9,37 @@ from memfloor.units import format_percent, format_seconds
 
 
 def headline(summaries: Sequence[CellSummary]) -> str:
-    """Return the summary sentence: the first cell's distance from its floor, and the range over all cells."""
-    first = summaries[0]
-    fraction = first.fractions["streamed"]
-    floor_seconds = fraction.total_bytes / first.ceiling_bytes_per_second.value
+    """Return the summary sentence: one workload from its slowest to its fastest runtime, and the range over all cells.
+
+    The workload is the one that most runtimes were measured on.
+    """
+    shown = _most_compared(summaries)
+    slowest, fastest = shown[0], shown[-1]
+    floor_seconds = fastest.fractions["streamed"].total_bytes / fastest.ceiling_bytes_per_second.value
     text = (
-        f"On {first.device.name}, one {first.cell.spec.name} decode step at context "
-        f"{first.cell.workload.context_len} with {runtime_label(first)} takes "
-        f"{format_seconds(first.p50_seconds.value)}; its memory reads alone would take "
-        f"{format_seconds(floor_seconds)} at the bandwidth measured beside it: "
-        f"{percent_interval(fraction.ceiling)} of the floor is reached."
+        f"On {slowest.device.name}, one {slowest.cell.spec.name} decode step at context "
+        f"{slowest.cell.workload.context_len} would take {format_seconds(floor_seconds)} if it only read its memory at "
+        f"the bandwidth measured beside it. {_reach(slowest)}"
     )
+    if fastest is not slowest:
+        text += f" {_reach(fastest)}"
     values = [summary.fractions["streamed"].ceiling.value for summary in summaries]
-    if len(values) > 1:
+    if len(values) > len(shown):
         text += f" Over all {len(values)} cells: {format_percent(min(values))} to {format_percent(max(values))}."
     return text
+
+
+def _most_compared(summaries: Sequence[CellSummary]) -> list[CellSummary]:
+    groups: dict[tuple[str, str, int, int], list[CellSummary]] = defaultdict(list)
+    for summary in summaries:
+        cell = summary.cell
+        key = summary.device.name, cell.spec.name, cell.workload.context_len, cell.workload.batch
+        groups[key].append(summary)
+    return sorted(max(groups.values(), key=len), key=lambda summary: -summary.p50_seconds.value)
+
+
+def _reach(summary: CellSummary) -> str:
+    return (
+        f"{runtime_label(summary)} takes {format_seconds(summary.p50_seconds.value)}: "
+        f"{percent_interval(summary.fractions['streamed'].ceiling)} of that floor."
+    )

@@ -8,16 +8,16 @@ CELL_COLUMNS = (
     "model",
     "runtime",
     "context",
-    "runs",
     "p50",
     "95 % CI",
-    "CV",
-    "tokens/s",
-    "ceiling",
     "of ceiling",
     "of peak",
-    "of peak, paper",
-    "of peak, blocks",
+    "paper",
+    "blocks",
+    "tokens/s",
+    "ceiling",
+    "runs",
+    "CV",
 )
 
 
@@ -28,21 +28,20 @@ def cell_row(summary: CellSummary) -> list[str]:
         summary.cell.spec.name,
         runtime_label(summary),
         _context(summary),
-        str(len(summary.runs)),
         format_seconds(summary.p50_seconds.value),
         seconds_interval(summary.p50_seconds),
-        format_percent(summary.cv) if summary.cv is not None else "-",
-        f"{summary.tokens_per_second:.4g}",
-        format_bandwidth(summary.ceiling_bytes_per_second.value),
         percent_interval(fractions["streamed"].ceiling),
         *(_of_peak(fractions[name]) for name in ("streamed", "paper", "blocks")),
+        f"{summary.tokens_per_second:.4g}",
+        format_bandwidth(summary.ceiling_bytes_per_second.value),
+        str(len(summary.runs)),
+        format_percent(summary.cv) if summary.cv is not None else "-",
     ]
 
 
 def invalid_row(cell: InvalidCell) -> list[str]:
-    """Return the row of a cell that gave no times: its reason stands where the latency would."""
-    head = [cell.cell.spec.name, runtime_label(cell), _context(cell), "0", f"invalid: {cell.reason}"]
-    return head + ["-"] * (len(CELL_COLUMNS) - len(head))
+    """Return the row of a cell that gave no times: its reason stands in place of every figure."""
+    return [cell.cell.spec.name, runtime_label(cell), _context(cell), f"invalid: {cell.reason}"]
 
 
 def runtime_label(item: CellSummary | InvalidCell) -> str:
