@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from memfloor.errors import UsageError
 from memfloor.measure.ceiling import CpuCeiling, CudaCeiling
-from memfloor.measure.environment import default_device, device_info, huge_pages, numa_nodes
+from memfloor.measure.environment import cpu_caches, default_device, device_info, huge_pages, numa_nodes
 from memfloor.measure.telemetry import read_sensors
 from memfloor.record import CeilingReading, DeviceInfo
 from memfloor.units import format_bytes
@@ -86,14 +86,19 @@ def _spread(kind: str, size: int, readings: list[CeilingReading]) -> Bandwidth:
     )
 
 
+def _caches(info: DeviceInfo) -> str:
+    if info.kind == "cuda":
+        return f"L2 {format_bytes(info.last_level_cache_bytes or 0)}"
+    return ", ".join(f"{name} {format_bytes(size)}" for name, size in cpu_caches().items()) or "not reported"
+
+
 def _facts(info: DeviceInfo) -> dict[str, str]:
-    cache = info.last_level_cache_bytes
     sensors = {
         name.replace("_", " "): f"{value:g}" if isinstance(value, float) else value
         for name, value in read_sensors(info).items()
     }
     return {
-        "last-level cache": format_bytes(cache) if cache else "not reported",
+        "caches": _caches(info),
         "memory": format_bytes(info.memory_bytes),
         "cores or multiprocessors in use": str(info.cores),
         "host cores": f"{psutil.cpu_count(logical=False)} physical, {psutil.cpu_count()} logical",

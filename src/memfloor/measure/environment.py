@@ -12,6 +12,7 @@ from memfloor.engine.cpu import allowed_cpus
 from memfloor.errors import UsageError
 from memfloor.record import DeviceInfo
 
+_SIZE_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 RECORDED_PACKAGES = ("memfloor", "torch", "transformers", "triton", "numpy", "safetensors")
 
 
@@ -60,8 +61,17 @@ def device_name(kind: str) -> str:
 
 def last_level_cache_bytes() -> int | None:
     """Return the size of the CPU's largest cache that Linux reports, or None where it reports none."""
-    sizes = [_cache_size(path) for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
-    return max((size for size in sizes if size), default=None)
+    return max(cpu_caches().values(), default=None)
+
+
+def cpu_caches() -> dict[str, int]:
+    """Return the bytes of each data cache of the first core by its level, such as L2; empty if none is reported."""
+    caches = {}
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        kind, level, size = ((index / name).read_text().strip() for name in ("type", "level", "size"))
+        if kind != "Instruction" and size[-1:] in _SIZE_UNITS:
+            caches[f"L{level}"] = int(size[:-1]) * _SIZE_UNITS[size[-1]]
+    return caches
 
 
 def cpu_name() -> str:
@@ -117,12 +127,6 @@ def git_commit() -> str | None:
         # An installed copy that lies inside somebody else's checkout.
         return None
     return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
-
-
-def _cache_size(path: Path) -> int | None:
-    text = path.read_text().strip()
-    units = {"K": 2**10, "M": 2**20, "G": 2**30}
-    return int(text[:-1]) * units[text[-1]] if text and text[-1] in units else None
 
 
 def _cpu_info() -> DeviceInfo:

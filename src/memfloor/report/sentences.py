@@ -35,7 +35,8 @@ def _most_compared(summaries: Sequence[CellSummary]) -> list[CellSummary]:
         cell = summary.cell
         key = summary.device.name, cell.spec.name, cell.workload.context_len, cell.workload.batch
         groups[key].append(summary)
-    return sorted(max(groups.values(), key=len), key=lambda summary: -summary.p50_seconds.value)
+    largest = max(groups.values(), key=lambda group: len(group))
+    return sorted(largest, key=lambda summary: -summary.p50_seconds.value)
 
 
 def _reach(summary: CellSummary) -> str:

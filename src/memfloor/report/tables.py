@@ -55,7 +55,9 @@ def seconds_interval(estimate: Estimate) -> str:
     """Return an interval of times, or a dash for a single run."""
     if estimate.ci95 is None:
         return "-"
-    return f"{format_seconds(estimate.ci95[0])} to {format_seconds(estimate.ci95[1])}"
+    low, high = map(format_seconds, estimate.ci95)
+    number, _, unit = low.partition(" ")
+    return f"{number} to {high}" if high.endswith(f" {unit}") else f"{low} to {high}"
 
 
 def percent_interval(estimate: Estimate) -> str:
