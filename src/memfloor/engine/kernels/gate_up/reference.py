@@ -14,4 +14,5 @@ def gate_up(x: torch.Tensor, sums: torch.Tensor, w: torch.Tensor, eps: float) ->
     """
     scale = torch.rsqrt(sums.float().sum() / x.numel() + eps)
     gate, up = (w.float() @ x.float()) * scale
-    return gate * torch.sigmoid(gate) * up
+    out: torch.Tensor = gate * torch.sigmoid(gate) * up
+    return out
