@@ -143,8 +143,8 @@ def measure_ceiling(study: Study) -> None:
             total = (int(partial.sum(dtype=torch.int64)) + 2**31) % 2**32 - 2**31
             call = calls.stream_call(source, partial, block, unroll, warps)
             seconds = seconds_per_launch([call] * 4, replays=5)
-        except Exception:  # noqa: BLE001
-            study.say(f"stream {block} {unroll} {warps} {per_sm} failed: {traceback.format_exc(limit=1)}")
+        except Exception as problem:  # noqa: BLE001
+            study.say(f"stream {block} {unroll} {warps} {per_sm}: {type(problem).__name__} {str(problem)[-150:]}")
             continue
         rows.append((source.numel() * 4 / seconds, block, unroll, warps, per_sm, total == truth))
     rows.sort(reverse=True)
@@ -250,7 +250,7 @@ class Bench:
             return calls.attention_call(self.heads, self.position, self.rope_row, None, w, out[0], out[1:], **options)
         residual, *rest = out
         x = self.x[: w.shape[1]]
-        return calls.projection_call(x, w, None, residual, self.norm_weight, *rest, shape=shape, pdl=pdl)
+        return calls.projection_call(x, w, None, residual, self.norm_weight, *rest, shape=shape, sms=self.sms, pdl=pdl)
 
     def truth(self, op: str, w: torch.Tensor) -> torch.Tensor:
         hidden = self.spec.hidden_size
@@ -285,7 +285,7 @@ def check_kernels(study: Study, bench: Bench) -> None:
                 study.say(f"check {op} {mode} FAILED\n{traceback.format_exc(limit=4)}")
                 continue
             study.results["checks"][f"{op} {mode}"] = error
-            study.say(f"check {op:10s} {mode:8s} relative error {error:.2e} {'ok' if error < 6e-3 else 'WRONG'}")
+            study.say(f"check {op:10s} {mode:8s} relative error {error:.2e} {'ok' if error < 1e-2 else 'WRONG'}")
 
 
 def kernel_error(bench: Bench, op: str, shape: Shape, pdl: int) -> float:
@@ -330,9 +330,8 @@ def candidates(op: str) -> list[Shape]:
     halves = 2 if op == "gate_up" else 1
     cuts = [(4, 4), (8, 8), (2, 2), (4, 8), (2, 4), (8, 4), (16, 8), (16, 16), (4, 2)] + [(1, 1)] * (halves == 1)
     shapes = [RowShape(rows // halves, warps) for rows, warps in cuts]
-    looped = [(4, 4, 2, None), (4, 4, 3, 168), (4, 4, 4, 128), (8, 8, 1, None), (8, 8, 2, 128), (2, 2, 4, None)]
-    looped += [(2, 2, 8, 128), (4, 8, 2, None), (4, 8, 4, 64), (2, 4, 4, None), (2, 4, 8, 64)]
-    return shapes + [RowShape(rows // halves, *cut) for rows, *cut in looped]
+    looped = [(4, 4, 2), (8, 8, 1), (2, 2, 4), (4, 8, 2), (2, 4, 4), (2, 4, 5), (2, 2, 8), (4, 16, 1)]
+    return shapes + [RowShape(rows // halves, warps, per_sm) for rows, warps, per_sm in looped]
 
 
 def sweep_kernels(study: Study, bench: Bench) -> None:
@@ -340,9 +339,8 @@ def sweep_kernels(study: Study, bench: Bench) -> None:
     study.results["sweep"] = {}
     order = ("gate_up", "down_proj", "qkv", "o_proj", "attention", "head")
     for op in order:
-        until = max(90.0, study.remaining() - (study.remaining() - 150) / (len(order) - order.index(op)))
-        sweep_one(study, bench, op, until)
-        study.save()
+        until = max(150.0, study.remaining() - (study.remaining() - 180) / (len(order) - order.index(op)))
+        section(study, f"sweep {op}", lambda op=op, until=until: sweep_one(study, bench, op, until))
 
 
 def sweep_one(study: Study, bench: Bench, op: str, until: float) -> None:
@@ -358,7 +356,7 @@ def sweep_one(study: Study, bench: Bench, op: str, until: float) -> None:
         except Exception as problem:  # noqa: BLE001
             study.say(f"  {op} {shape}: {type(problem).__name__} {str(problem)[:100]}")
             continue
-        if error > 6e-3:
+        if error > 1e-2:
             study.say(f"  {op} {shape}: WRONG, relative error {error:.2e}")
             continue
         rows.append((seconds, shape))
@@ -490,6 +488,20 @@ def tune_step(study: Study, step: Step) -> LaunchShapes:
             took = step.median(trial)
             if took < seconds * 0.9995:
                 study.say(f"  {op}: {short(shape)} {seconds * 1e6:.1f} -> {took * 1e6:.1f} us")
+                best, seconds = trial, took
+    return tune_prefetch(study, step, best, seconds)
+
+
+def tune_prefetch(study: Study, step: Step, best: LaunchShapes, seconds: float) -> LaunchShapes:
+    """Try bringing later tiles into L2 while a kernel waits, one operation at a time."""
+    for op in ("o_proj", "gate_up", "qkv", "down_proj", "head"):
+        for per_sm in (1, 2, 4, 6):
+            if study.remaining() < 75 or study.pdl < MODES["preload"]:
+                return best
+            trial = replace(best, **{op: replace(getattr(best, op), prefetch_per_sm=per_sm)})
+            took = step.median(trial)
+            study.say(f"  {op} prefetch_per_sm {per_sm}: {seconds * 1e6:.1f} -> {took * 1e6:.1f} us")
+            if took < seconds * 0.9995:
                 best, seconds = trial, took
     return best
 

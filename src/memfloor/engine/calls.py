@@ -37,7 +37,6 @@ class KernelCall:
         constants: Compile-time numbers by name.
         warps: Warps per program.
         reads: Tensors whose bytes the kernel reads once from memory: weights and such, no activations.
-        max_registers: Registers per thread at most; None leaves it to the compiler.
     """
 
     op: str
@@ -47,7 +46,6 @@ class KernelCall:
     constants: Mapping[str, Any]
     warps: int
     reads: tuple[Tensor, ...] = field(default=())
-    max_registers: int | None = None
 
     def issue(self) -> None:
         """Launch the kernel on the current stream."""
@@ -58,8 +56,6 @@ class KernelCall:
         options: dict[str, Any] = {"num_warps": self.warps, "num_stages": 1}
         if self.constants.get("PDL"):
             options["launch_pdl"] = True
-        if self.max_registers is not None:
-            options["maxnreg"] = self.max_registers
         return options
 
 
@@ -121,10 +117,10 @@ def qkv_call(
 ) -> KernelCall:
     """Project normed x [E] by w [N, E] plus bias [N] into out [N], float32."""
     programs = shape.programs(w.shape[0], sms)
-    constants = _row_constants(w.shape[0], w.shape[1], sums, eps, shape, programs, pdl)
+    constants = _row_constants(w.shape[0], w.shape[1], sums, eps, shape, sms, pdl)
     constants["HAS_BIAS"] = bias is not None
     args = (x, sums, w, w if bias is None else bias, out)
-    return KernelCall("qkv", qkv_kernel, programs, args, constants, shape.warps, _present(w, bias), shape.max_registers)
+    return KernelCall("qkv", qkv_kernel, programs, args, constants, shape.warps, _present(w, bias))
 
 
 def gate_up_call(
@@ -132,10 +128,8 @@ def gate_up_call(
 ) -> KernelCall:
     """Join normed x [E] by gate and up rows w [2, F, E] into out [F]."""
     programs = shape.programs(w.shape[1], sms)
-    constants = _row_constants(w.shape[1], w.shape[2], sums, eps, shape, programs, pdl)
-    return KernelCall(
-        "gate_up", gate_up_kernel, programs, (x, sums, w, out), constants, shape.warps, (w,), shape.max_registers
-    )
+    constants = _row_constants(w.shape[1], w.shape[2], sums, eps, shape, sms, pdl)
+    return KernelCall("gate_up", gate_up_kernel, programs, (x, sums, w, out), constants, shape.warps, (w,))
 
 
 def head_call(
@@ -153,9 +147,9 @@ def head_call(
 ) -> KernelCall:
     """Project normed x [E] by w [V, E] into logits [V] and the best of each program."""
     programs = shape.programs(w.shape[0], sms)
-    constants = _row_constants(w.shape[0], w.shape[1], sums, eps, shape, programs, pdl)
+    constants = _row_constants(w.shape[0], w.shape[1], sums, eps, shape, sms, pdl)
     args = (x, sums, w, logits, best_value, best_token)
-    return KernelCall("head", head_kernel, programs, args, constants, shape.warps, (w,), shape.max_registers)
+    return KernelCall("head", head_kernel, programs, args, constants, shape.warps, (w,))
 
 
 def projection_call(
@@ -170,6 +164,7 @@ def projection_call(
     ticket: Tensor,
     *,
     shape: ProjectionShape,
+    sms: int,
     pdl: int,
 ) -> KernelCall:
     """Add w [N, K] x [K] + bias [N] to the residual [N] and prepare the next norm."""
@@ -184,6 +179,7 @@ def projection_call(
         "STEPS": shape.steps,
         "SPLITS": splits,
         "BLOCK_SPLITS": next_power_of_two(splits),
+        "PREFETCH": prefetching(shape, -(-rows // shape.block_n) * splits, sms),
         "PDL": pdl,
     }
     args = (x, w, w if bias is None else bias, residual, norm_weight, normed, sums, partial, ticket)
@@ -282,8 +278,13 @@ def sample_call(
     return KernelCall("sample", sample_kernel, 1, args, constants, 16, (table[0], norm_weight))
 
 
+def prefetching(shape: RowShape | ProjectionShape, tiles: int, sms: int) -> int:
+    """Return how many programs prefetch: no more than half the tiles, so that each has a later one."""
+    return min(shape.prefetch_per_sm * sms, tiles // 2)
+
+
 def _row_constants(
-    rows: int, columns: int, sums: Tensor, eps: float, shape: RowShape, programs: int, pdl: int
+    rows: int, columns: int, sums: Tensor, eps: float, shape: RowShape, sms: int, pdl: int
 ) -> dict[str, Any]:
     return {
         "N": rows,
@@ -293,7 +294,8 @@ def _row_constants(
         "BLOCK_SUMS": next_power_of_two(sums.numel()),
         "BLOCK_N": shape.block_n,
         "BLOCK_K": next_power_of_two(columns),
-        "PROGRAMS": programs,
+        "PROGRAMS": shape.programs(rows, sms),
+        "PREFETCH": prefetching(shape, -(-rows // shape.block_n), sms),
         "PDL": pdl,
     }
 

@@ -35,13 +35,13 @@ class RowShape:
         block_n: Rows a program holds at a time; of gate and of up each in gate_up.
         warps: Warps per program.
         programs_per_sm: Programs per multiprocessor that loop over tiles; None for one program per tile.
-        max_registers: Registers per thread at most; None leaves it to the compiler.
+        prefetch_per_sm: Programs per multiprocessor that bring as many later tiles into L2 while they wait.
     """
 
     block_n: int
     warps: int
     programs_per_sm: int | None = None
-    max_registers: int | None = None
+    prefetch_per_sm: int = 0
 
     def programs(self, rows: int, sm_count: int) -> int:
         """Return the number of programs for a number of rows."""
@@ -58,12 +58,14 @@ class ProjectionShape:
         block_k: Numbers of K a program holds at a time.
         steps: Blocks of K a program takes one after another.
         warps: Warps per program.
+        prefetch_per_sm: Programs per multiprocessor that bring as many later tiles into L2 while they wait.
     """
 
     block_n: int
     block_k: int
     steps: int
     warps: int
+    prefetch_per_sm: int = 0
 
     def splits(self, columns: int) -> int:
         """Return how many programs share a row of `columns` numbers."""

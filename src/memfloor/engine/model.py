@@ -142,6 +142,7 @@ class DecodeModel:
             self.o_sums,
             *self.o_scratch,
             shape=shapes.o_proj,
+            sms=self.sms,
             pdl=self.pdl,
         )
         return [qkv, attention, o_proj]
@@ -167,6 +168,7 @@ class DecodeModel:
             self.down_sums,
             *self.down_scratch,
             shape=self.shapes.down_proj,
+            sms=self.sms,
             pdl=self.pdl,
         )
         return [gate_up, down_proj]

@@ -90,7 +90,7 @@ def test_projection_matches_its_reference_twice(shape, biased):
         stream, normed, sums = residual.clone(), poisoned(37, dtype=torch.bfloat16), poisoned(tiles)
         partial = poisoned(shape.splits(200) * 37)
         calls.projection_call(
-            x, w, bias, stream, norm_weight, normed, sums, partial, ticket, shape=shape, pdl=0
+            x, w, bias, stream, norm_weight, normed, sums, partial, ticket, shape=shape, sms=1, pdl=0
         ).issue()
         want, want_normed, want_squares = projection(x, w, bias, residual, norm_weight)
         assert relative_error(stream, want) < sum_bound(200)
@@ -107,6 +107,6 @@ def test_projection_gives_the_same_bits_whichever_program_is_last():
         ticket, sums = torch.zeros(1, dtype=torch.int32), poisoned(1)
         scratch = (poisoned(16, dtype=torch.bfloat16), sums, poisoned(4 * 16), ticket)
         shape = ProjectionShape(16, 64, 1, 1)
-        calls.projection_call(x, w, None, out, norm_weight, *scratch, shape=shape, pdl=0).issue()
+        calls.projection_call(x, w, None, out, norm_weight, *scratch, shape=shape, sms=1, pdl=0).issue()
         outs.append(out)
     assert torch.equal(*outs)

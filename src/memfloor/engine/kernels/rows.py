@@ -27,6 +27,32 @@ def load_rows(
 
 
 @triton.jit
+def prefetch_rows(
+    w_ptr: tl.tensor,
+    row: tl.tensor,
+    column: tl.tensor,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+) -> None:
+    """Ask for weights [BLOCK_N, BLOCK_K] from `row` and `column` on to be brought into L2; K is 256 or more.
+
+    Beyond [N, K] the last rows or columns are asked for again. Needs compute capability 9.0.
+    """
+    rows = tl.minimum(row + tl.arange(0, BLOCK_N), N - 1).to(tl.int64)[:, None]
+    columns = tl.minimum(column + tl.arange(0, BLOCK_K // 256) * 256, K - 256)[None, :]
+    tl.inline_asm_elementwise(
+        "cp.async.bulk.prefetch.L2.global [$1], 512; // no result $0",
+        "=r,l",
+        [(w_ptr + rows * K + columns).to(tl.int64)],
+        dtype=tl.int32,
+        is_pure=False,
+        pack=1,
+    )
+
+
+@triton.jit
 def load_vector(x_ptr: tl.tensor, column: tl.tensor, K: tl.constexpr, BLOCK_K: tl.constexpr) -> tl.tensor:
     """Load an activation [1, BLOCK_K] from `column` on, as float32; zeros beyond K."""
     columns = column + tl.arange(0, BLOCK_K)[None, :]

@@ -14,5 +14,5 @@ def gate_up(x: torch.Tensor, sums: torch.Tensor, w: torch.Tensor, eps: float) ->
     """
     scale = torch.rsqrt(sums.float().sum() / x.numel() + eps)
     gate, up = (w.float() @ x.float()) * scale
-    joined: torch.Tensor = gate * torch.sigmoid(gate) * up
-    return joined
+    out: torch.Tensor = gate * torch.sigmoid(gate) * up
+    return out

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from memfloor.engine.kernels.dependency import release_dependents, wait_after_constants, wait_before_constants
-from memfloor.engine.kernels.rows import lane_products, load_rows, load_vector, norm_scale
+from memfloor.engine.kernels.rows import lane_products, load_rows, load_vector, norm_scale, prefetch_rows
 
 
 @triton.jit
@@ -21,12 +21,14 @@ def gate_up_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     PROGRAMS: tl.constexpr,
+    PREFETCH: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
     """Write out [N] = SiLU(gate) * up, bf16, with gate and up = W [2, N, K] x [K] / rms.
 
     A program owns the same BLOCK_N rows of both halves, so the product needs no other program. x is the
-    residual stream times the norm's weight. Each program takes every PROGRAMS-th tile.
+    residual stream times the norm's weight. Each program takes every PROGRAMS-th tile; the first PREFETCH programs
+    bring the tiles of the next PREFETCH into L2 while they wait.
     """
     tile = tl.program_id(0)
     release_dependents(PDL)
@@ -34,6 +36,9 @@ def gate_up_kernel(
     up_ptr = w_ptr + N * K
     gate_w = load_rows(w_ptr, tile * BLOCK_N, 0, N, K, BLOCK_N, BLOCK_K)
     up_w = load_rows(up_ptr, tile * BLOCK_N, 0, N, K, BLOCK_N, BLOCK_K)
+    if PDL == 2 and tile < PREFETCH:
+        prefetch_rows(w_ptr, (tile + PREFETCH) * BLOCK_N, 0, N, K, BLOCK_N, BLOCK_K)
+        prefetch_rows(up_ptr, (tile + PREFETCH) * BLOCK_N, 0, N, K, BLOCK_N, BLOCK_K)
     wait_after_constants(PDL)
     x = load_vector(x_ptr, 0, K, BLOCK_K)
     scale = norm_scale(sums_ptr, K, EPS, NUM_SUMS, BLOCK_SUMS)

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from memfloor.engine.kernels.dependency import release_dependents, wait_after_constants, wait_before_constants
-from memfloor.engine.kernels.rows import lane_products, load_rows, load_vector, norm_scale
+from memfloor.engine.kernels.rows import lane_products, load_rows, load_vector, norm_scale, prefetch_rows
 
 
 @triton.jit
@@ -23,17 +23,21 @@ def head_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     PROGRAMS: tl.constexpr,
+    PREFETCH: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
     """Write logits [N] = W [N, K] x [K] / rms, float32, and each program's best logit and token [PROGRAMS].
 
     Of equal logits the lowest token wins: tiles are visited in rising order. x is the residual stream
-    times the final norm's weight.
+    times the final norm's weight. The first PREFETCH programs bring the tiles of the next PREFETCH into L2 while
+    they wait.
     """
     tile = tl.program_id(0)
     release_dependents(PDL)
     wait_before_constants(PDL)
     w = load_rows(w_ptr, tile * BLOCK_N, 0, N, K, BLOCK_N, BLOCK_K)
+    if PDL == 2 and tile < PREFETCH:
+        prefetch_rows(w_ptr, (tile + PREFETCH) * BLOCK_N, 0, N, K, BLOCK_N, BLOCK_K)
     wait_after_constants(PDL)
     x = load_vector(x_ptr, 0, K, BLOCK_K)
     scale = norm_scale(sums_ptr, K, EPS, NUM_SUMS, BLOCK_SUMS)
