@@ -136,7 +136,7 @@ def measure_ceiling(study: Study) -> None:
     """Sweep the launch shape of the read-only kernel; a torch copy stands beside it."""
     source = torch.randint(-(2**30), 2**30, (1 << 30,), dtype=I32, device="cuda")
     rows = []
-    truth = stream(source[: 1 << 26])
+    truth = stream(source)
     for block, unroll, warps, per_sm in ceiling_shapes():
         if study.remaining() < 60:
             break
@@ -144,10 +144,9 @@ def measure_ceiling(study: Study) -> None:
         programs = groups if per_sm == 0 else study.sms * per_sm
         partial = zeros(programs, I32)
         try:
-            calls.stream_call(source[: 1 << 26], partial, block, unroll, warps).issue()
-            total = (int(partial.sum(dtype=torch.int64)) + 2**31) % 2**32 - 2**31
             call = calls.stream_call(source, partial, block, unroll, warps)
             seconds = seconds_per_launch([call] * 4, replays=5)
+            total = (int(partial.sum(dtype=torch.int64)) + 2**31) % 2**32 - 2**31
         except Exception as problem:  # noqa: BLE001
             study.say(f"stream {block} {unroll} {warps} {per_sm}: {type(problem).__name__} {str(problem)[-150:]}")
             continue
