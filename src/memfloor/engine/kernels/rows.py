@@ -67,14 +67,13 @@ def lane_products(w: tl.tensor, x: tl.tensor, BLOCK_N: tl.constexpr, BLOCK_K: tl
 
 
 @triton.jit
-def norm_scale(
-    sums_ptr: tl.tensor,
-    K: tl.constexpr,
-    EPS: tl.constexpr,
-    NUM_SUMS: tl.constexpr,
-    BLOCK_SUMS: tl.constexpr,
-) -> tl.tensor:
-    """Return 1 / rms of a vector of K numbers from partial sums of its squares [NUM_SUMS]."""
+def load_sums(sums_ptr: tl.tensor, NUM_SUMS: tl.constexpr, BLOCK_SUMS: tl.constexpr) -> tl.tensor:
+    """Load partial sums of squares [NUM_SUMS]; zeros beyond."""
     index = tl.arange(0, BLOCK_SUMS)
-    total = tl.sum(tl.load(sums_ptr + index, mask=index < NUM_SUMS, other=0.0), axis=0)
-    return tl.rsqrt(total / K + EPS)
+    return tl.load(sums_ptr + index, mask=index < NUM_SUMS, other=0.0)
+
+
+@triton.jit
+def norm_scale(sums: tl.tensor, K: tl.constexpr, EPS: tl.constexpr) -> tl.tensor:
+    """Return 1 / rms of a vector of K numbers from partial sums of its squares."""
+    return tl.rsqrt(tl.sum(sums, axis=0) / K + EPS)

@@ -4,7 +4,14 @@ import triton
 import triton.language as tl
 
 from memfloor.engine.kernels.dependency import release_dependents, wait_after_constants, wait_before_constants
-from memfloor.engine.kernels.rows import lane_products, load_rows, load_vector, norm_scale, prefetch_rows
+from memfloor.engine.kernels.rows import (
+    lane_products,
+    load_rows,
+    load_sums,
+    load_vector,
+    norm_scale,
+    prefetch_rows,
+)
 
 
 @triton.jit
@@ -40,20 +47,40 @@ def head_kernel(
         prefetch_rows(w_ptr, (tile + PREFETCH) * BLOCK_N, 0, N, K, BLOCK_N, BLOCK_K)
     wait_after_constants(PDL)
     x = load_vector(x_ptr, 0, K, BLOCK_K)
-    scale = norm_scale(sums_ptr, K, EPS, NUM_SUMS, BLOCK_SUMS)
+    sums = load_sums(sums_ptr, NUM_SUMS, BLOCK_SUMS)
     NUM_TILES: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     best = tl.full((BLOCK_N,), float("-inf"), dtype=tl.float32)
     token = tl.zeros((BLOCK_N,), dtype=tl.int32)
-    for t in range(tile, NUM_TILES, PROGRAMS):
-        products = lane_products(w, x, BLOCK_N, BLOCK_K)
-        if t + PROGRAMS < NUM_TILES:
-            w = load_rows(w_ptr, (t + PROGRAMS) * BLOCK_N, 0, N, K, BLOCK_N, BLOCK_K)
-        logits = tl.sum(products, axis=1) * scale
-        rows = t * BLOCK_N + tl.arange(0, BLOCK_N)
-        tl.store(logits_ptr + rows, logits, mask=rows < N)
-        better = (logits > best) & (rows < N)
-        best = tl.where(better, logits, best)
-        token = tl.where(better, rows, token)
+    if PROGRAMS == NUM_TILES:
+        logits = tl.sum(lane_products(w, x, BLOCK_N, BLOCK_K), axis=1)
+        # Last, so that the products do not wait for the norm.
+        logits *= norm_scale(sums, K, EPS)
+        best, token = _store_logits(logits, tile, best, token, logits_ptr, N, BLOCK_N)
+    else:
+        scale = norm_scale(sums, K, EPS)
+        for t in range(tile, NUM_TILES, PROGRAMS):
+            products = lane_products(w, x, BLOCK_N, BLOCK_K)
+            if t + PROGRAMS < NUM_TILES:
+                w = load_rows(w_ptr, (t + PROGRAMS) * BLOCK_N, 0, N, K, BLOCK_N, BLOCK_K)
+            logits = tl.sum(products, axis=1) * scale
+            best, token = _store_logits(logits, t, best, token, logits_ptr, N, BLOCK_N)
     top = tl.max(best, axis=0)
     tl.store(best_value_ptr + tile, top)
     tl.store(best_token_ptr + tile, tl.min(tl.where(best == top, token, N), axis=0))
+
+
+@triton.jit
+def _store_logits(
+    logits: tl.tensor,
+    tile: tl.tensor,
+    best: tl.tensor,
+    token: tl.tensor,
+    logits_ptr: tl.tensor,
+    N: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor]:
+    """Store a tile of logits; return the best logit and its token of each row of the tile so far."""
+    rows = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    tl.store(logits_ptr + rows, logits, mask=rows < N)
+    better = (logits > best) & (rows < N)
+    return tl.where(better, logits, best), tl.where(better, rows, token)

@@ -4,7 +4,14 @@ import triton
 import triton.language as tl
 
 from memfloor.engine.kernels.dependency import release_dependents, wait_after_constants, wait_before_constants
-from memfloor.engine.kernels.rows import lane_products, load_rows, load_vector, norm_scale, prefetch_rows
+from memfloor.engine.kernels.rows import (
+    lane_products,
+    load_rows,
+    load_sums,
+    load_vector,
+    norm_scale,
+    prefetch_rows,
+)
 
 
 @triton.jit
@@ -40,14 +47,33 @@ def qkv_kernel(
         prefetch_rows(w_ptr, (tile + PREFETCH) * BLOCK_N, 0, N, K, BLOCK_N, BLOCK_K)
     wait_after_constants(PDL)
     x = load_vector(x_ptr, 0, K, BLOCK_K)
-    scale = norm_scale(sums_ptr, K, EPS, NUM_SUMS, BLOCK_SUMS)
+    sums = load_sums(sums_ptr, NUM_SUMS, BLOCK_SUMS)
     NUM_TILES: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
-    for t in range(tile, NUM_TILES, PROGRAMS):
-        products = lane_products(w, x, BLOCK_N, BLOCK_K)
-        if t + PROGRAMS < NUM_TILES:
-            w = load_rows(w_ptr, (t + PROGRAMS) * BLOCK_N, 0, N, K, BLOCK_N, BLOCK_K)
-        out = tl.sum(products, axis=1) * scale
-        rows = t * BLOCK_N + tl.arange(0, BLOCK_N)
-        if HAS_BIAS:
-            out += tl.load(bias_ptr + rows, mask=rows < N, other=0.0).to(tl.float32)
-        tl.store(out_ptr + rows, out, mask=rows < N)
+    if PROGRAMS == NUM_TILES:
+        out = tl.sum(lane_products(w, x, BLOCK_N, BLOCK_K), axis=1)
+        # Last, so that the products do not wait for the norm.
+        out *= norm_scale(sums, K, EPS)
+        _store_rows(out, tile, bias_ptr, out_ptr, N, HAS_BIAS, BLOCK_N)
+    else:
+        scale = norm_scale(sums, K, EPS)
+        for t in range(tile, NUM_TILES, PROGRAMS):
+            products = lane_products(w, x, BLOCK_N, BLOCK_K)
+            if t + PROGRAMS < NUM_TILES:
+                w = load_rows(w_ptr, (t + PROGRAMS) * BLOCK_N, 0, N, K, BLOCK_N, BLOCK_K)
+            _store_rows(tl.sum(products, axis=1) * scale, t, bias_ptr, out_ptr, N, HAS_BIAS, BLOCK_N)
+
+
+@triton.jit
+def _store_rows(
+    out: tl.tensor,
+    tile: tl.tensor,
+    bias_ptr: tl.tensor,
+    out_ptr: tl.tensor,
+    N: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+) -> None:
+    rows = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    if HAS_BIAS:
+        out += tl.load(bias_ptr + rows, mask=rows < N, other=0.0).to(tl.float32)
+    tl.store(out_ptr + rows, out, mask=rows < N)
