@@ -1,0 +1,52 @@
+"""The engine as a runtime: what it refuses, and that it says so before anything is loaded."""
+
+import pytest
+import torch
+
+from memfloor.errors import UsageError
+from memfloor.record import Cell
+from memfloor.runtimes.engine import Engine, _cell_reason
+from memfloor.runtimes.protocol import DecodeRequest
+from memfloor.spec import Workload, load_model
+
+
+def cell(model: str = "qwen2.5-7b", batch: int = 1, weights: str = "bf16", **changes) -> Cell:
+    workload = Workload.of(2048, batch, weights)
+    return Cell(spec=load_model(model), workload=workload, runtime="engine", device="cuda", **changes)
+
+
+def test_a_plain_cell_is_accepted():
+    assert _cell_reason(cell()) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"batch": 4}, "batch 4 is not 1"),
+        ({"weights": "int8"}, "weights int8 and head bf16 are not bf16"),
+        ({"prefill": True}, "a real prefill is not supported"),
+    ],
+)
+def test_a_cell_beyond_the_engine_is_refused_with_its_reason(changes, reason):
+    assert _cell_reason(cell(**changes)) == reason
+
+
+def test_a_sliding_window_is_refused():
+    spec = load_model("qwen3-8b").model_copy(update={"sliding_window": 128, "num_sliding_layers": 4})
+    assert _cell_reason(cell().model_copy(update={"spec": spec})) == "sliding-window attention is not supported"
+
+
+@pytest.mark.parametrize("options", [{"launch": "lazy"}, {"pdl": "on"}, {"speed": "high"}])
+def test_unknown_options_are_refused(options):
+    with pytest.raises(UsageError, match="unknown engine option"):
+        Engine(DecodeRequest(cell(options=options), 2048, 30))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_without_a_gpu_the_reason_is_said():
+    assert Engine.unavailable_reason() == "no CUDA GPU is visible to torch; the engine's Triton kernels need one"
+
+
+def test_a_step_before_prepare_is_refused():
+    with pytest.raises(UsageError, match="prepare the runtime"):
+        Engine(DecodeRequest(cell(), 2048, 30)).step()
