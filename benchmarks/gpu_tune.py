@@ -96,9 +96,14 @@ def zeros(size: int, dtype: torch.dtype) -> torch.Tensor:
     return torch.zeros(size, dtype=dtype, device="cuda")
 
 
-def seconds_per_launch(launches: list[KernelCall], replays: int = 7) -> float:
-    """Return the median time of one launch of a chain, replayed as a graph; compiles it first."""
-    return graph_seconds([call.issue for call in launches], replays)
+def seconds_per_work(chain: list[list[KernelCall]], replays: int = 7) -> float:
+    """Return the median time of the launches of one link of a chain, replayed as a graph; compiles it first."""
+    return graph_seconds([lambda link=link: issue(link) for link in chain], replays)
+
+
+def issue(launches: list[KernelCall]) -> None:
+    for launch in launches:
+        launch.issue()
 
 
 def graph_seconds(works: list[Callable[[], object]], replays: int) -> float:
@@ -145,7 +150,7 @@ def measure_ceiling(study: Study) -> None:
         partial = zeros(programs, I32)
         try:
             call = calls.stream_call(source, partial, block, unroll, warps)
-            seconds = seconds_per_launch([call] * 4, replays=5)
+            seconds = seconds_per_work([[call]] * 4, replays=5)
             total = (int(partial.sum(dtype=torch.int64)) + 2**31) % 2**32 - 2**31
         except Exception as problem:  # noqa: BLE001
             study.say(f"stream {block} {unroll} {warps} {per_sm}: {type(problem).__name__} {str(problem)[-150:]}")
@@ -217,17 +222,17 @@ class Bench:
         slot = index % (self.pool.numel() // size)
         return self.pool[slot * size : (slot + 1) * size].view(self.shapes[op])
 
-    def chain(self, op: str, shape: Shape, pdl: int) -> list[KernelCall]:
+    def chain(self, op: str, shape: Shape, pdl: int) -> list[list[KernelCall]]:
         """Return enough launches over distinct weights that the caches and the replay itself do not count."""
         count = min(112, max(8, int(1.5e9 / self.bytes(op))))
         outputs = self.outputs(op, shape)
         return [self.call(op, self.weights(op, i), outputs, shape, pdl) for i in range(count)]
 
     def outputs(self, op: str, shape: Shape) -> tuple[torch.Tensor, ...]:
-        hidden, inner, kv_heads = self.spec.hidden_size, self.spec.intermediate_size, self.spec.num_key_value_heads
+        hidden, inner = self.spec.hidden_size, self.spec.intermediate_size
         if isinstance(shape, AttentionShape):
             rows = self.spec.num_attention_heads * shape.splits(MAX_LEN)
-            scratch = zeros(rows * self.spec.head_dim, F32), zeros(rows, F32), zeros(rows, F32), zeros(kv_heads, I32)
+            scratch = zeros(rows * self.spec.head_dim, F32), zeros(rows, F32), zeros(rows, F32)
             return (zeros(self.query, BF16), *scratch)
         if isinstance(shape, ProjectionShape):
             tiles = -(-hidden // shape.block_n)
@@ -241,21 +246,21 @@ class Bench:
         }
         return by_op[op]()
 
-    def call(self, op: str, w: torch.Tensor, out: tuple[torch.Tensor, ...], shape: Any, pdl: int) -> KernelCall:
+    def call(self, op: str, w: torch.Tensor, out: tuple[torch.Tensor, ...], shape: Any, pdl: int) -> list[KernelCall]:
         hidden = self.spec.hidden_size
         rows = {"eps": EPS, "shape": shape, "sms": self.sms, "pdl": pdl}
         if op == "qkv":
-            return calls.qkv_call(self.x[:hidden], self.sums, w, self.bias, *out, **rows)
+            return [calls.qkv_call(self.x[:hidden], self.sums, w, self.bias, *out, **rows)]
         if op == "gate_up":
-            return calls.gate_up_call(self.x[:hidden], self.sums, w, *out, **rows)
+            return [calls.gate_up_call(self.x[:hidden], self.sums, w, *out, **rows)]
         if op == "head":
-            return calls.head_call(self.x[:hidden], self.sums, w, *out, **rows)
+            return [calls.head_call(self.x[:hidden], self.sums, w, *out, **rows)]
         if op == "attention":
             options = {"eps": EPS, "shape": shape, "pdl": pdl}
-            return calls.attention_call(self.heads, self.position, self.rope_row, None, w, out[0], out[1:], **options)
-        residual, *rest = out
+            return calls.attention_calls(self.heads, self.position, self.rope_row, None, w, out[0], out[1:], **options)
         x = self.x[: w.shape[1]]
-        return calls.projection_call(x, w, None, residual, self.norm_weight, *rest, shape=shape, sms=self.sms, pdl=pdl)
+        rest = {"shape": shape, "sms": self.sms, "pdl": pdl}
+        return [calls.projection_call(x, w, None, *out[:1], self.norm_weight, *out[1:], **rest)]
 
     def torch_seconds(self, op: str) -> float:
         """Return the time of torch's own product of the same weights and a vector, without norm or epilogue."""
@@ -308,7 +313,7 @@ def kernel_error(bench: Bench, op: str, shape: Shape, pdl: int) -> float:
     errors, want = [], bench.truth(op, w)
     for _ in range(3):
         out[0].zero_()
-        call.issue()
+        issue(call)
         errors.append(relative_error(out[0], want))
     return max(errors)
 
@@ -317,9 +322,9 @@ def candidates(op: str) -> list[Shape]:
     """Return launch shapes worth timing, the likeliest first."""
     if op == "attention":
         return [
-            AttentionShape(block_s, splits, combine, warps)
-            for block_s, splits in ((64, 66), (128, 66), (32, 96), (64, 33), (128, 33), (64, 16))
-            for combine, warps in ((4, 4), (4, 8), (8, 8))
+            AttentionShape(block_s, splits, warps)
+            for block_s, splits in ((64, 66), (128, 66), (32, 96), (32, 33), (64, 17), (16, 160))
+            for warps in (2, 4, 8)
         ]
     if op == "o_proj":
         cuts = [(4, 4096, 1, 4), (2, 4096, 1, 4), (2, 4096, 1, 2), (8, 4096, 1, 8), (4, 4096, 1, 8), (4, 2048, 1, 4)]
@@ -337,7 +342,17 @@ def candidates(op: str) -> list[Shape]:
             (2, 4096, 5, 8),
             (2, 2048, 10, 8),
         ]
-        cuts += [(4, 512, 37, 2), (2, 1024, 19, 4), (16, 4096, 1, 16), (2, 4096, 1, 2), (2, 4096, 1, 4)]
+        cuts += [(4, 512, 37, 2), (2, 1024, 19, 4), (2, 4096, 1, 4)]
+        cuts += [(8, 2048, 3, 8), (8, 2048, 5, 8), (16, 1024, 3, 8), (16, 1024, 5, 8), (4, 2048, 3, 4), (4, 2048, 3, 8)]
+        cuts += [(4, 2048, 2, 8), (4, 2048, 5, 8), (2, 2048, 5, 4), (2, 4096, 3, 8), (4, 1024, 10, 8), (8, 1024, 10, 8)]
+        cuts += [
+            (8, 512, 10, 4),
+            (8, 512, 19, 8),
+            (16, 512, 10, 8),
+            (8, 1024, 4, 8),
+            (8, 1024, 3, 4),
+            (16, 2048, 2, 16),
+        ]
         return [ProjectionShape(*cut) for cut in cuts]
     halves = 2 if op == "gate_up" else 1
     cuts = [(4, 4), (8, 8), (2, 2), (4, 8), (2, 4), (8, 4), (16, 8), (16, 16), (4, 2)] + [(1, 1)] * (halves == 1)
@@ -364,7 +379,7 @@ def sweep_one(study: Study, bench: Bench, op: str, until: float) -> None:
             continue
         try:
             error = kernel_error(bench, op, shape, study.pdl)
-            seconds = seconds_per_launch(bench.chain(op, shape, study.pdl))
+            seconds = seconds_per_work(bench.chain(op, shape, study.pdl))
         except Exception as problem:  # noqa: BLE001
             study.say(f"  {op} {shape}: {type(problem).__name__} {str(problem)[:100]}")
             continue
@@ -381,7 +396,7 @@ def sweep_one(study: Study, bench: Bench, op: str, until: float) -> None:
     for seconds, shape in [*rows[:5], rows[-1], default]:
         study.say(f"  {op:10s} {seconds * 1e6:7.2f} us {floor / seconds / 1e12:.3f} TB/s {short(shape)}")
     best = rows[0][1]
-    ladder = {mode: seconds_per_launch(bench.chain(op, best, pdl)) for mode, pdl in MODES.items() if pdl <= study.pdl}
+    ladder = {mode: seconds_per_work(bench.chain(op, best, pdl)) for mode, pdl in MODES.items() if pdl <= study.pdl}
     study.results["sweep"][op + " ladder"] = ladder
     if op != "attention":
         ladder["torch.mv"] = bench.torch_seconds(op)

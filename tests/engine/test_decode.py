@@ -17,7 +17,7 @@ STEPS = 16
 # Few programs: the interpreter's time goes by the program.
 SHAPES = LaunchShapes(
     qkv=RowShape(256, 1),
-    attention=AttentionShape(block_s=16, max_splits=2, combine=2, warps=1),
+    attention=AttentionShape(block_s=16, max_splits=2, warps=1),
     o_proj=ProjectionShape(128, 256, 1, 1),
     gate_up=RowShape(256, 1, programs_per_sm=1),
     down_proj=ProjectionShape(256, 256, 1, 1),
@@ -132,6 +132,6 @@ def test_the_tensors_a_step_reads_add_up_to_the_floor(tiny):
     assert read == traffic.total_bytes - traffic.kv_read - traffic.kv_write
 
 
-def test_five_kernels_per_layer(tiny):
+def test_six_kernels_per_layer(tiny):
     counts = decoder_of(tiny).model.plan.counts()
-    assert counts == {"qkv": 1, "attention": 1, "projection": 2, "gate_up": 1, "head": 1, "sample": 1}
+    assert counts == {"qkv": 1, "attention": 1, "combine": 1, "projection": 2, "gate_up": 1, "head": 1, "sample": 1}

@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from memfloor.engine.kernels.attention.triton import attention_kernel
+from memfloor.engine.kernels.attention.triton import attention_kernel, combine_kernel
 from memfloor.engine.kernels.embed.triton import embed_kernel
 from memfloor.engine.kernels.gate_up.triton import gate_up_kernel
 from memfloor.engine.kernels.head.triton import head_kernel
@@ -23,6 +23,7 @@ from memfloor.engine.launch_shapes import AttentionShape, ProjectionShape, RowSh
 Tensor = torch.Tensor
 # The interpreter cannot multiply bf16 matrices.
 DOT_TYPE = tl.float32 if triton.knobs.runtime.interpret else tl.bfloat16
+COMBINE_WARPS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,20 +189,20 @@ def projection_call(
     return KernelCall("projection", projection_kernel, programs, args, constants, shape.warps, reads)
 
 
-def attention_call(
+def attention_calls(
     qkv: Tensor,
     position: Tensor,
     rope_row: Tensor,
     qk_norm: tuple[Tensor, Tensor] | None,
     cache: Tensor,
     out: Tensor,
-    scratch: tuple[Tensor, Tensor, Tensor, Tensor],
+    scratch: tuple[Tensor, Tensor, Tensor],
     *,
     eps: float,
     shape: AttentionShape,
     pdl: int,
-) -> KernelCall:
-    """Attend from one token to a layer's cache [2, Hkv, max_len, D], appending the token.
+) -> list[KernelCall]:
+    """Attend from one token to a layer's cache [2, Hkv, max_len, D] by splits, appending it, and join the splits.
 
     Args:
         qkv: Raw heads, float32 [(H + 2 Hkv) * D].
@@ -210,34 +211,32 @@ def attention_call(
         qk_norm: Weights of the norms of Q and K heads [D], or None.
         cache: Keys, then values.
         out: [H * D].
-        scratch: Partials [H * splits * D], maxima and sums [H * splits], float32, and int32 tickets [Hkv].
+        scratch: Partials [H * splits * D], maxima and sums [H * splits], float32.
         eps: Of the QK norm.
         shape: Launch shape.
         pdl: Mode of programmatic dependent launch.
     """
     _, kv_heads, max_len, head_dim = cache.shape
-    group = out.numel() // head_dim // kv_heads
-    splits = shape.splits(max_len)
+    heads = out.numel() // head_dim
+    common = {"D": head_dim, "BLOCK_S": shape.block_s, "SPLITS": shape.splits(max_len), "PDL": pdl}
     constants = {
+        **common,
         "HKV": kv_heads,
-        "GROUP": group,
-        "BLOCK_G": max(16, next_power_of_two(group)),
-        "D": head_dim,
+        "GROUP": heads // kv_heads,
+        "BLOCK_G": max(16, next_power_of_two(heads // kv_heads)),
         "MAX_LEN": max_len,
         "QK_NORM": qk_norm is not None,
         "EPS": eps,
         "SCALE": log2(euler) / head_dim**0.5,
-        "BLOCK_S": shape.block_s,
-        "SPLITS": splits,
-        "BLOCK_SPLITS": next_power_of_two(splits),
-        "COMBINE": shape.combine,
         "DOT_TYPE": DOT_TYPE,
-        "PDL": pdl,
     }
     q_norm, k_norm = qk_norm or (qkv, qkv)
-    args = (qkv, position, rope_row, q_norm, k_norm, cache[0], cache[1], out, *scratch)
-    reads = _present(*(qk_norm or ()))
-    return KernelCall("attention", attention_kernel, kv_heads * splits, args, constants, shape.warps, reads)
+    args = (qkv, position, rope_row, q_norm, k_norm, cache[0], cache[1], *scratch)
+    programs, reads = kv_heads * common["SPLITS"], _present(*(qk_norm or ()))
+    attend = KernelCall("attention", attention_kernel, programs, args, constants, shape.warps, reads)
+    common["BLOCK_SPLITS"] = next_power_of_two(common["SPLITS"])
+    combine = KernelCall("combine", combine_kernel, heads, (position, *scratch, out), common, COMBINE_WARPS, ())
+    return [attend, combine]
 
 
 def embed_call(state: StepInput, table: Tensor, norm_weight: Tensor, rope: tuple[Tensor, Tensor]) -> KernelCall:

@@ -5,7 +5,7 @@ import torch
 from memfloor.engine.calls import (
     KernelCall,
     StepInput,
-    attention_call,
+    attention_calls,
     embed_call,
     gate_up_call,
     head_call,
@@ -83,7 +83,6 @@ class DecodeModel:
             self._float32(rows * spec.head_dim),
             self._float32(rows),
             self._float32(rows),
-            self._int32(spec.num_key_value_heads),
         )
         query = spec.num_attention_heads * spec.head_dim
         self.o_sums, self.o_scratch = self._projection_scratch(shapes.o_proj, query)
@@ -120,7 +119,7 @@ class DecodeModel:
             sms=self.sms,
             pdl=self.pdl,
         )
-        attention = attention_call(
+        attention = attention_calls(
             self.qkv,
             self.position,
             self.input.rope_row,
@@ -145,7 +144,7 @@ class DecodeModel:
             sms=self.sms,
             pdl=self.pdl,
         )
-        return [qkv, attention, o_proj]
+        return [qkv, *attention, o_proj]
 
     def _mlp_calls(self, layer: LayerWeights, next_norm: torch.Tensor) -> list[KernelCall]:
         gate_up = gate_up_call(
