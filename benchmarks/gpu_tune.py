@@ -50,9 +50,9 @@ Shape = RowShape | ProjectionShape | AttentionShape
 class Study:
     """Hold what all sections share: the model, the budget, the results and the ceiling found so far."""
 
-    def __init__(self, out: Path, budget_seconds: float, model: str) -> None:
+    def __init__(self, out: Path, budget_seconds: float, model: str, ops: list[str]) -> None:
         self.out, self.deadline, self.begun = out, time.monotonic() + budget_seconds, time.monotonic()
-        self.spec = load_model(model)
+        self.spec, self.ops = load_model(model), ops
         self.device = torch.device("cuda")
         self.properties = torch.cuda.get_device_properties(self.device)
         self.sms = self.properties.multi_processor_count
@@ -364,7 +364,7 @@ def candidates(op: str) -> list[Shape]:
 def sweep_kernels(study: Study, bench: Bench) -> None:
     """Time every candidate of every operation in a chain, with the best overlap the device offers."""
     study.results["sweep"] = {}
-    order = ("gate_up", "down_proj", "qkv", "o_proj", "attention", "head")
+    order = [op for op in ("gate_up", "down_proj", "qkv", "o_proj", "attention", "head") if op in study.ops]
     for op in order:
         until = max(150.0, study.remaining() - (study.remaining() - 180) / (len(order) - order.index(op)))
         section(study, f"sweep {op}", lambda op=op, until=until: sweep_one(study, bench, op, until))
@@ -574,10 +574,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="directory for gpu_tune.json")
     parser.add_argument("--budget-seconds", type=float, default=480.0)
+    parser.add_argument("--ops", default=",".join(OPS), help="kernels to sweep, a comma list")
     parser.add_argument("--model", default="qwen2.5-7b")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    study = Study(options.out, options.budget_seconds, options.model)
+    study = Study(options.out, options.budget_seconds, options.model, options.ops.split(","))
     study.say(json.dumps(study.results["device"]))
     section(study, "ceiling", lambda: measure_ceiling(study))
     torch.cuda.empty_cache()

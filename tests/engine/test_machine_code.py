@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 MATRIX_KERNELS = ("qkv", "o_proj", "gate_up", "down_proj", "head")
-KERNELS = (*MATRIX_KERNELS, "attention", "sample", "embed")
+KERNELS = (*MATRIX_KERNELS, "attention", "combine", "sample", "embed")
 OFF, FLAGS, PRELOAD = 0, 1, 2
 
 
@@ -54,10 +54,12 @@ def test_nothing_spills(name, capability, pdl):
 
 
 @pytest.mark.parametrize("name", MATRIX_KERNELS)
-def test_preload_issues_all_weights_and_nothing_else_before_the_wait(name):
+def test_preload_issues_the_first_weights_and_nothing_else_before_the_wait(name):
     code = compiled(90, PRELOAD)[name]
     assert loads(code["before_wait"]) == weight_loads(code["before_wait"]) != []
-    assert not weight_loads(code["after_wait"])
+    # A program of down_proj takes two blocks of K and holds one at a time.
+    later_blocks = 1 if name == "down_proj" else 0
+    assert len(weight_loads(code["after_wait"])) == later_blocks * len(weight_loads(code["before_wait"]))
     assert loads(code["after_wait"])
 
 
@@ -76,7 +78,7 @@ def test_nothing_is_written_before_the_wait_and_dependents_are_released(name, pd
     code = compiled(90, pdl)[name]
     assert not [op for op in code["before_wait"] if op.startswith(("STG", "ATOMG", "RED"))]
     assert "PREEXIT" in code["before_wait"] or name == "sample"
-    if pdl == FLAGS or name == "sample":
+    if pdl == FLAGS or name in ("sample", "combine"):
         assert not loads(code["before_wait"])
 
 

@@ -24,6 +24,7 @@ Tensor = torch.Tensor
 # The interpreter cannot multiply bf16 matrices.
 DOT_TYPE = tl.float32 if triton.knobs.runtime.interpret else tl.bfloat16
 COMBINE_WARPS = 4
+SAMPLE_CHUNK = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +269,7 @@ def sample_call(
     constants = {
         "V": table.shape[0],
         "NUM_BEST": best_value.numel(),
-        "BLOCK_BEST": next_power_of_two(best_value.numel()),
+        "CHUNK": min(SAMPLE_CHUNK, next_power_of_two(best_value.numel())),
         "RING": ring.numel(),
         **_embedding_constants(state, table, rope),
         "PDL": pdl,

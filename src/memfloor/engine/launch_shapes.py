@@ -123,7 +123,7 @@ def default_shapes(hidden_size: int, kv_heads: int, sm_count: int) -> LaunchShap
         o_proj=ProjectionShape(block_n=4, block_k=next_power_of_two(min(hidden_size, 4096)), steps=1, warps=8),
         gate_up=RowShape(block_n=2 * scale, warps=8),
         down_proj=ProjectionShape(block_n=8, block_k=2048, steps=2, warps=8),
-        head=RowShape(block_n=4 * scale, warps=2),
+        head=RowShape(block_n=8 * scale, warps=4),
     )
 
 

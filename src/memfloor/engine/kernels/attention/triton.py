@@ -70,10 +70,10 @@ def attention_kernel(
         if QK_NORM:
             q, q_swapped = _normed(q, q_swapped, q_norm_ptr, dims, swapped, D, EPS)
             new_k, new_k_swapped = _normed(new_k, new_k_swapped, k_norm_ptr, dims, swapped, D, EPS)
-        q = ((q * cos + q_swapped * sin) * SCALE).to(DOT_TYPE)
-        new_k = (new_k * cos + new_k_swapped * sin).to(k_cache_ptr.dtype.element_ty)
+        query = ((q * cos + q_swapped * sin) * SCALE).to(DOT_TYPE)
+        key = (new_k * cos + new_k_swapped * sin).to(k_cache_ptr.dtype.element_ty)
         if split == (num_blocks - 1) % SPLITS:
-            tl.store(k_base + position * D + dims, new_k)
+            tl.store(k_base + position * D + dims, key)
             tl.store(v_base + position * D + dims, new_v)
         top = tl.full((BLOCK_G,), float("-inf"), dtype=tl.float32)
         total = tl.zeros((BLOCK_G,), dtype=tl.float32)
@@ -83,9 +83,9 @@ def attention_kernel(
             next_v = _load_slots(v_base, (block + SPLITS) * BLOCK_S, position, D, BLOCK_S)
             slots = block * BLOCK_S + tl.arange(0, BLOCK_S)
             is_new = (slots == position)[:, None]
-            k = tl.where(is_new, new_k, k)
+            k = tl.where(is_new, key, k)
             v = tl.where(is_new, new_v, v)
-            scores = tl.dot(q, tl.trans(k.to(DOT_TYPE)))
+            scores = tl.dot(query, tl.trans(k.to(DOT_TYPE)))
             scores = tl.where((slots <= position)[None, :], scores, float("-inf"))
             new_top = tl.maximum(top, tl.max(scores, axis=1))
             weights = tl.exp2(scores - new_top[:, None])

@@ -24,7 +24,7 @@ def sample_kernel(
     rope_row_ptr: tl.tensor,
     V: tl.constexpr,
     NUM_BEST: tl.constexpr,
-    BLOCK_BEST: tl.constexpr,
+    CHUNK: tl.constexpr,
     RING: tl.constexpr,
     E: tl.constexpr,
     BLOCK_E: tl.constexpr,
@@ -43,10 +43,16 @@ def sample_kernel(
     if PDL > 0:
         wait_before_constants(1)
     release_dependents(PDL)
-    index = tl.arange(0, BLOCK_BEST)
-    mask = index < NUM_BEST
-    value = tl.load(best_value_ptr + index, mask=mask, other=float("-inf"))
-    candidate = tl.load(best_token_ptr + index, mask=mask, other=V)
+    value = tl.full((CHUNK,), float("-inf"), dtype=tl.float32)
+    candidate = tl.full((CHUNK,), V, dtype=tl.int32)
+    # The loads of all chunks are independent, so they are in flight together.
+    for first in tl.static_range(0, NUM_BEST, CHUNK):
+        index = first + tl.arange(0, CHUNK)
+        next_value = tl.load(best_value_ptr + index, mask=index < NUM_BEST, other=float("-inf"))
+        next_candidate = tl.load(best_token_ptr + index, mask=index < NUM_BEST, other=V)
+        better = (next_value > value) | ((next_value == value) & (next_candidate < candidate))
+        value = tl.where(better, next_value, value)
+        candidate = tl.where(better, next_candidate, candidate)
     # A model whose logits are all NaN still yields a token inside the vocabulary.
     token = tl.minimum(tl.min(tl.where(value == tl.max(value, axis=0), candidate, V), axis=0), V - 1)
     position = tl.load(position_ptr)
