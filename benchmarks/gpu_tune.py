@@ -257,7 +257,9 @@ class Bench:
             return [calls.head_call(self.x[:hidden], self.sums, w, *out, **rows)]
         if op == "attention":
             options = {"eps": EPS, "shape": shape, "pdl": pdl}
-            return calls.attention_calls(self.heads, self.position, self.rope_row, None, w, out[0], out[1:], **options)
+            return calls.attention_calls(
+                self.heads, self.position, self.rope_row, None, w, out[0], out[1:], self.pool, **options
+            )
         x = self.x[: w.shape[1]]
         rest = {"shape": shape, "sms": self.sms, "pdl": pdl}
         return [calls.projection_call(x, w, None, *out[:1], self.norm_weight, *out[1:], **rest)]
@@ -323,8 +325,14 @@ def candidates(op: str) -> list[Shape]:
     if op == "attention":
         return [
             AttentionShape(block_s, splits, warps)
-            for block_s, splits in ((64, 66), (128, 66), (32, 96), (32, 33), (64, 17), (16, 160))
-            for warps in (2, 4, 8)
+            for block_s, splits, warps in (
+                (64, 66, 4),
+                (64, 66, 8),
+                (32, 33, 4),
+                (32, 66, 4),
+                (128, 66, 8),
+                (64, 17, 8),
+            )
         ]
     if op == "o_proj":
         cuts = [(4, 4096, 1, 4), (2, 4096, 1, 4), (2, 4096, 1, 2), (8, 4096, 1, 8), (4, 4096, 1, 8), (4, 2048, 1, 4)]
@@ -524,16 +532,19 @@ def tune_step(study: Study, step: Step) -> LaunchShapes:
 
 
 def tune_prefetch(study: Study, step: Step, best: LaunchShapes, seconds: float) -> LaunchShapes:
-    """Try bringing later tiles into L2 while a kernel waits, one operation at a time."""
-    for op in ("o_proj", "gate_up", "qkv", "down_proj", "head"):
-        for per_sm in (1, 2, 4, 6):
-            if study.remaining() < 75 or study.pdl < MODES["preload"]:
-                return best
-            trial = replace(best, **{op: replace(getattr(best, op), prefetch_per_sm=per_sm)})
-            took = step.median(trial)
-            study.say(f"  {op} prefetch_per_sm {per_sm}: {seconds * 1e6:.1f} -> {took * 1e6:.1f} us")
-            if took < seconds * 0.9995:
-                best, seconds = trial, took
+    """Try bringing later weights into L2 while memory is idle, one operation at a time."""
+    if study.pdl < MODES["preload"]:
+        return best
+    trials = [("attention", "prefetch_bytes", size << 10) for size in (16, 32, 64, 128)]
+    trials += [(op, "prefetch_per_sm", n) for op in ("o_proj", "gate_up", "down_proj", "qkv") for n in (1, 2, 4)]
+    for op, field, value in trials:
+        if study.remaining() < 60:
+            return best
+        trial = replace(best, **{op: replace(getattr(best, op), **{field: value})})
+        took = step.median(trial)
+        study.say(f"  {op} {field} {value}: {seconds * 1e6:.1f} -> {took * 1e6:.1f} us")
+        if took < seconds * 0.9995:
+            best, seconds = trial, took
     return best
 
 

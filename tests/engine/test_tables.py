@@ -40,14 +40,14 @@ def test_shapes_count_their_programs():
     assert RowShape(4, 4, programs_per_sm=2).programs(37, 3) == 6
     assert RowShape(4, 4, programs_per_sm=2).programs(37, 10) == 10
     assert ProjectionShape(8, 4096, 1, 8).splits(18944) == 5
-    assert AttentionShape(64, 33, 4, 4).splits(2304) == 33
-    assert AttentionShape(64, 66, 4, 4).splits(2304) == 36
+    assert AttentionShape(64, 33, 4).splits(2304) == 33
+    assert AttentionShape(64, 66, 4).splits(2304) == 36
 
 
 @pytest.mark.parametrize("hidden", [256, 3584, 8192])
 def test_default_shapes_hold_whole_rows(hidden):
     shapes = default_shapes(hidden, 4, 132)
-    assert shapes.o_proj.block_k == min(4096, next_power_of_two(hidden))
+    assert shapes.o_proj.block_k == min(1024, next_power_of_two(hidden))
 
 
 def test_rows_too_long_to_hold_are_refused():

@@ -24,6 +24,7 @@ Tensor = torch.Tensor
 # The interpreter cannot multiply bf16 matrices.
 DOT_TYPE = tl.float32 if triton.knobs.runtime.interpret else tl.bfloat16
 COMBINE_WARPS = 4
+LINE_BYTES = 128
 SAMPLE_CHUNK = 4096
 
 
@@ -198,6 +199,7 @@ def attention_calls(
     cache: Tensor,
     out: Tensor,
     scratch: tuple[Tensor, Tensor, Tensor],
+    next_w: Tensor,
     *,
     eps: float,
     shape: AttentionShape,
@@ -213,6 +215,7 @@ def attention_calls(
         cache: Keys, then values.
         out: [H * D].
         scratch: Partials [H * splits * D], maxima and sums [H * splits], float32.
+        next_w: Weights of the projection that follows, to be brought into L2 meanwhile.
         eps: Of the QK norm.
         shape: Launch shape.
         pdl: Mode of programmatic dependent launch.
@@ -229,10 +232,13 @@ def attention_calls(
         "QK_NORM": qk_norm is not None,
         "EPS": eps,
         "SCALE": log2(euler) / head_dim**0.5,
+        "NEXT_LINES": next_w.nbytes // LINE_BYTES,
+        # Prefetching needs inline assembly, which the interpreter lacks, as it lacks overlap.
+        "PREFETCH_LINES": shape.prefetch_bytes // LINE_BYTES if pdl else 0,
         "DOT_TYPE": DOT_TYPE,
     }
     q_norm, k_norm = qk_norm or (qkv, qkv)
-    args = (qkv, position, rope_row, q_norm, k_norm, cache[0], cache[1], *scratch)
+    args = (qkv, position, rope_row, q_norm, k_norm, cache[0], cache[1], next_w, *scratch)
     programs, reads = kv_heads * common["SPLITS"], _present(*(qk_norm or ()))
     attend = KernelCall("attention", attention_kernel, programs, args, constants, shape.warps, reads)
     common["BLOCK_SPLITS"] = next_power_of_two(common["SPLITS"])

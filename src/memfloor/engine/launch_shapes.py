@@ -80,11 +80,13 @@ class AttentionShape:
         block_s: Slots a program holds at a time.
         max_splits: Programs per KV head at most.
         warps: Warps per program.
+        prefetch_bytes: Bytes of the next projection's weights each program brings into L2; a power of two, or 0.
     """
 
     block_s: int
     max_splits: int
     warps: int
+    prefetch_bytes: int = 0
 
     def splits(self, max_len: int) -> int:
         """Return the programs per KV head for a cache of `max_len` slots."""
@@ -120,8 +122,8 @@ def default_shapes(hidden_size: int, kv_heads: int, sm_count: int) -> LaunchShap
     return LaunchShapes(
         qkv=RowShape(block_n=2 * scale, warps=4),
         attention=AttentionShape(block_s=64, max_splits=max(1, 2 * sm_count // kv_heads), warps=4),
-        o_proj=ProjectionShape(block_n=4, block_k=next_power_of_two(min(hidden_size, 4096)), steps=1, warps=8),
-        gate_up=RowShape(block_n=2 * scale, warps=8),
+        o_proj=ProjectionShape(block_n=4, block_k=next_power_of_two(min(hidden_size, 1024)), steps=4, warps=4),
+        gate_up=RowShape(block_n=2 * scale, warps=4),
         down_proj=ProjectionShape(block_n=8, block_k=2048, steps=2, warps=8),
         head=RowShape(block_n=8 * scale, warps=4),
     )

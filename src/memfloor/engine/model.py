@@ -127,6 +127,7 @@ class DecodeModel:
             cache,
             self.attended,
             self.attention_scratch,
+            layer.o_proj,
             eps=eps,
             shape=shapes.attention,
             pdl=self.pdl,

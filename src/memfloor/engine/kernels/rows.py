@@ -36,16 +36,22 @@ def prefetch_rows(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ) -> None:
-    """Ask for weights [BLOCK_N, BLOCK_K] from `row` and `column` on to be brought into L2; K is 256 or more.
+    """Ask for weights [BLOCK_N, BLOCK_K], bf16, from `row` and `column` on to be brought into L2.
 
-    Beyond [N, K] the last rows or columns are asked for again. Needs compute capability 9.0.
+    Beyond [N, K] the last rows or columns are asked for again.
     """
     rows = tl.minimum(row + tl.arange(0, BLOCK_N), N - 1).to(tl.int64)[:, None]
-    columns = tl.minimum(column + tl.arange(0, BLOCK_K // 256) * 256, K - 256)[None, :]
+    columns = tl.minimum(column + tl.arange(0, BLOCK_K // 64) * 64, K - 1)[None, :]
+    prefetch_lines(w_ptr + rows * K + columns)
+
+
+@triton.jit
+def prefetch_lines(pointers: tl.tensor) -> None:
+    """Ask for the 128-byte line behind each pointer to be brought into L2; nothing waits for it."""
     tl.inline_asm_elementwise(
-        "cp.async.bulk.prefetch.L2.global [$1], 512; // no result $0",
+        "mov.u32 $0, 0; prefetch.global.L2 [$1];",
         "=r,l",
-        [(w_ptr + rows * K + columns).to(tl.int64)],
+        [pointers.to(tl.int64)],
         dtype=tl.int32,
         is_pure=False,
         pack=1,
