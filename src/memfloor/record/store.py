@@ -36,11 +36,13 @@ class Store:
         Raises:
             UsageError: The folder cannot be made or written to.
         """
+        probe = self.folder / f".probe-{uuid.uuid4().hex}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            probe = self.folder / f".probe-{uuid.uuid4().hex}"
-            probe.write_bytes(b"\0" * 65536)
-            probe.unlink()
+            try:
+                probe.write_bytes(b"\0" * 65536)
+            finally:
+                probe.unlink(missing_ok=True)
         except OSError as error:
             raise UsageError(f"cannot write to {self.folder}: {error.strerror or error}") from error
 
