@@ -37,7 +37,7 @@ def figure(
         folder: Folder with records.
         out: Folder for the two files, or one file that ends in .svg or .png.
     """
-    from memfloor.report.figures import FIGURES
+    from memfloor.report.figures import FIGURES, save
     from memfloor.report.summary import summarise
 
     if number not in FIGURES:
@@ -50,7 +50,7 @@ def figure(
     for target in targets:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            drawn.savefig(target, dpi=160)
+            save(drawn, target, target.suffix.removeprefix("."))
         except OSError as error:
             raise UsageError(f"cannot write {target}: {error.strerror or error}") from error
         print_text(f"figure {number}: {target.resolve()}")

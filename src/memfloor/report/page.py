@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 import memfloor
 from memfloor.errors import UsageError
 from memfloor.record import Failure, Run, Skip, UnreadableFile
-from memfloor.report.figures import FIGURES
+from memfloor.report.figures import FIGURES, save
 from memfloor.report.sentences import headline
 from memfloor.report.summary import CellSummary, summarise
 from memfloor.report.tables import CELL_COLUMNS, cell_row, invalid_row
@@ -27,7 +27,7 @@ CAPTIONS = {
 def figure_svg(figure: Figure) -> str:
     """Return a figure as an SVG element, without the XML head that HTML does not take."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    save(figure, buffer, "svg")
     text = buffer.getvalue()
     return text[text.index("<svg") :]
 
