@@ -24,6 +24,8 @@ app = App(
     help="How far is a batch-1 decode step from its memory floor, and who owns the gap?",
     version=memfloor.__version__,
     help_format="plaintext",
+    # Interrupted is answered in `main`, with what has become of the runs.
+    suppress_keyboard_interrupt=False,
 )
 for command in (floor, probe, measure, study, runs, query, report, figure, paper, doctor):
     app.command(command)
