@@ -62,8 +62,10 @@ class Store:
             draft.replace(path)
             _sync_folder(self.folder)
         except OSError as error:
-            draft.unlink(missing_ok=True)
             raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+        finally:
+            # Also after an interrupt; a draft that has become the record is not there any more.
+            draft.unlink(missing_ok=True)
         return path
 
     def read(self) -> tuple[list[Run | Failure | Skip], list[UnreadableFile]]:
