@@ -263,7 +263,7 @@ def from_hf_config(config: Mapping[str, Any], name: str, source: str = "") -> Mo
         )
     except ValidationError as error:
         raise UsageError(f"{source or name}: {first_problem(error)}") from error
-    except (TypeError, ZeroDivisionError, AttributeError) as error:
+    except (TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
         raise UsageError(f"{source or name}: a field has the wrong type: {error}") from error
 
 

@@ -10,7 +10,6 @@ from statistics import fmean, median, stdev
 from typing import Protocol, TypeVar
 
 import numpy as np
-from scipy.stats import bootstrap
 
 RESAMPLES = 9999
 CONFIDENCE = 0.95
@@ -58,6 +57,9 @@ def coefficient_of_variation(runs: Sequence[R], value: Callable[[R], float]) -> 
 def _bootstrap_median(values: Sequence[float]) -> tuple[float, float] | None:
     if len(values) < 2:
         return None
+    # Half a second of import that floors, records and the start of every command can do without.
+    from scipy.stats import bootstrap
+
     result = bootstrap(
         (np.asarray(values),),
         np.median,

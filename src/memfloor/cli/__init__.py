@@ -1,5 +1,6 @@
 """The command line: one file per group of commands, one line for an error a user can mend."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -23,6 +24,8 @@ app = App(
     help="How far is a batch-1 decode step from its memory floor, and who owns the gap?",
     version=memfloor.__version__,
     help_format="plaintext",
+    # Interrupted is answered in `main`, with what has become of the runs.
+    suppress_keyboard_interrupt=False,
 )
 for command in (floor, probe, measure, study, runs, query, report, figure, paper, doctor):
     app.command(command)
@@ -35,7 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if debug:
         tokens.remove("--debug")
     try:
-        app(tokens, exit_on_error=False, print_error=False)
+        try:
+            app(tokens, exit_on_error=False, print_error=False)
+        finally:
+            # A full disk must show here and not while the interpreter ends.
+            sys.stdout.flush()
     except (UsageError, CycloptsError) as error:
         if debug:
             raise
@@ -46,8 +53,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output has gone, as `| head` does.
-        sys.stderr.close()
+        _drop_output()
         sys.exit(0)
+    except OSError as error:
+        if debug:
+            raise
+        _drop_output()
+        print(f"memfloor: cannot read or write: {_one_line(error)}", file=sys.stderr)
+        sys.exit(EXIT_USAGE)
+
+
+def _drop_output() -> None:
+    # What is still buffered would be written once more at the end of the interpreter, and fail once more.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _one_line(error: Exception) -> str:

@@ -6,7 +6,7 @@ from cyclopts import Parameter
 
 from memfloor.cli.output import one_or_list, print_json, print_table
 from memfloor.cli.parse import parse_counts
-from memfloor.floor import CONVENTIONS, floor_seconds, step_traffic
+from memfloor.floor import CONVENTIONS, check_context, floor_seconds, step_traffic
 from memfloor.hardware import MemorySystem, catalogue, find_device
 from memfloor.spec import ModelSpec, Workload, load_model
 from memfloor.units import format_bandwidth, format_bytes, format_seconds
@@ -41,6 +41,8 @@ def floor(
     spec = load_model(model)
     bandwidths = _bandwidths(device)
     workloads = [Workload.of(length, batch, weights, kv, head) for length in parse_counts(context, "context")]
+    for workload in workloads:
+        check_context(spec, workload.context_len)
     if json:
         print_json(one_or_list([_as_json(spec, workload, bandwidths) for workload in workloads]))
         return

@@ -1,5 +1,6 @@
 """`memfloor measure` and `memfloor study`: runs in fresh processes, each beside its paired ceiling."""
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ def study(
     from memfloor.experiments.blocks import Plan, take_blocks
 
     device = _device(options)
-    contexts = parse_counts(context, "context") if context else question.DEFAULT_CONTEXTS[device]
+    contexts = question.DEFAULT_CONTEXTS[device] if context is None else parse_counts(context, "context")
     runtimes = [parse_runtime(text) for text in runtime or question.DEFAULT_RUNTIMES]
     cells = question.grid(
         model or question.DEFAULT_MODELS[device], contexts, runtimes, device, **_grid_options(options)
@@ -177,8 +178,8 @@ def _runs(options: RunOptions, default: int) -> int:
 
 
 def _time_limit(options: RunOptions) -> float:
-    if options.time_limit_seconds <= 0:
-        raise UsageError(f"time-limit-seconds must be above zero, not {options.time_limit_seconds}")
+    if not 0 < options.time_limit_seconds < math.inf:
+        raise UsageError(f"time-limit-seconds must be above zero and finite, not {options.time_limit_seconds}")
     return options.time_limit_seconds
 
 

@@ -29,7 +29,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
 
 def print_text(text: str) -> None:
     """Print a paragraph, wrapped to the terminal."""
-    _console().print(text, highlight=False, markup=False)
+    _console().print(text)
 
 
 def print_json(value: Any) -> None:
@@ -43,6 +43,9 @@ def one_or_list(values: Sequence[Any]) -> Any:
 
 
 def _console() -> Console:
-    console = Console()
+    # Names, reasons and paths are printed as they are, whatever brackets and colons they hold.
+    console = Console(markup=False, emoji=False, highlight=False)
     # A file or a pipe has no width of its own; do not fold tables there.
-    return console if console.is_terminal else Console(width=160)
+    if not console.is_terminal:
+        console.width = 160
+    return console

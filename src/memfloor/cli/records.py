@@ -1,5 +1,6 @@
 """`memfloor runs` and `memfloor query`: look into a folder of records."""
 
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -97,4 +98,7 @@ def _row(record: Run | Failure | Skip) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
+    # JSON has no NaN and no infinity.
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -148,7 +148,7 @@ def _take_one(plan: Plan, cell: Cell, block: int, session_id: str, listener: Lis
     identity: dict[str, Any] = {
         "record_id": uuid.uuid4().hex,
         "session_id": session_id,
-        "taken_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "taken_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "block": block,
         "cell": cell,
     }

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 LAST_WORDS_CHARACTERS = 2000
+# How often a silent child is looked after: its own children can hold its pipe open beyond its end.
+LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +34,12 @@ class ChildOutcome:
 
     def describe(self) -> str:
         """Return the end in words."""
-        if self.exit_status < 0:
-            return f"ended by {signal.Signals(-self.exit_status).name}"
-        return f"exit status {self.exit_status}"
+        if self.exit_status >= 0:
+            return f"exit status {self.exit_status}"
+        number = -self.exit_status
+        # Real-time signals have numbers alone.
+        named = number in {known.value for known in signal.Signals}
+        return f"ended by {signal.Signals(number).name if named else f'signal {number}'}"
 
 
 def run_child(
@@ -69,7 +74,8 @@ def run_child(
             timed_out = _converse(child, job, events, time.monotonic() + time_limit_seconds, on_event)
         finally:
             _kill_group(child)
-        return ChildOutcome(child.wait(), timed_out, _tail(log))
+            exit_status = child.wait()
+        return ChildOutcome(exit_status, timed_out, _tail(log))
 
 
 def die_with_parent() -> None:
@@ -102,7 +108,9 @@ def _converse(
     with selectors.DefaultSelector() as selector:
         selector.register(events, selectors.EVENT_READ)
         while (left := deadline - time.monotonic()) > 0:
-            if not selector.select(timeout=left):
+            if not selector.select(timeout=min(left, LOOK_SECONDS)):
+                if child.poll() is not None:
+                    return False
                 continue
             chunk = os.read(events.fileno(), 1 << 20)
             if not chunk:

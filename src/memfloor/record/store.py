@@ -36,11 +36,13 @@ class Store:
         Raises:
             UsageError: The folder cannot be made or written to.
         """
+        probe = self.folder / f".probe-{uuid.uuid4().hex}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            probe = self.folder / f".probe-{uuid.uuid4().hex}"
-            probe.write_bytes(b"\0" * 65536)
-            probe.unlink()
+            try:
+                probe.write_bytes(b"\0" * 65536)
+            finally:
+                probe.unlink(missing_ok=True)
         except OSError as error:
             raise UsageError(f"cannot write to {self.folder}: {error.strerror or error}") from error
 
@@ -60,8 +62,10 @@ class Store:
             draft.replace(path)
             _sync_folder(self.folder)
         except OSError as error:
-            draft.unlink(missing_ok=True)
             raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+        finally:
+            # Also after an interrupt; a draft that has become the record is not there any more.
+            draft.unlink(missing_ok=True)
         return path
 
     def read(self) -> tuple[list[Run | Failure | Skip], list[UnreadableFile]]:

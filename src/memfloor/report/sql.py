@@ -12,7 +12,8 @@ from memfloor.record import Failure, Run, Skip
 RUNS_COLUMNS = {
     "record_id": "VARCHAR",
     "session_id": "VARCHAR",
-    "taken_at": "TIMESTAMPTZ",
+    # In UTC; a type with a zone would need another package to be read in Python.
+    "taken_at": "TIMESTAMP",
     "kind": "VARCHAR",
     "model": "VARCHAR",
     "runtime": "VARCHAR",

@@ -167,6 +167,8 @@ def load_model(cell: Cell, seed: int) -> Any:
     config = AutoConfig.for_model(**hf_config_fields(cell.spec))
     with torch.device(cell.device), no_init_weights():
         model = AutoModelForCausalLM.from_config(config, **arguments)
+    # Without the library's own initialisation a tied head would stay a second tensor.
+    model.tie_weights()
     fill_parameters(model, seed)
     return model.eval()
 

@@ -1,0 +1,115 @@
+import json
+import os
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from memfloor.cli import main
+from memfloor.experiments import blocks
+
+CHILDREN = Path(__file__).parent / "children"
+CONFIG = {
+    "model_type": "qwen2",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 256,
+    # So large that a context can be asked for that fits into no memory.
+    "max_position_embeddings": 2**40,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
+}
+Result = namedtuple("Result", "status out err")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """Return the folder of a tiny model that is nothing but its config."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    return str(folder)
+
+
+@pytest.fixture
+def memfloor(capfd):
+    """Return a function that runs a command in this process."""
+
+    def run(*arguments):
+        capfd.readouterr()
+        status = 0
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            status = end.code or 0
+        return Result(status, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shell():
+    """Return a function that runs a command in a process of its own."""
+
+    def run(*arguments, **options):
+        command = [sys.executable, "-m", "memfloor", *map(str, arguments)]
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+        done = subprocess.run(command, check=False, timeout=300, **options)
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def python_path(monkeypatch):
+    """Return a function that puts a folder first on the path of every process started from here."""
+
+    def put(folder):
+        monkeypatch.setenv("PYTHONPATH", with_folder(folder)["PYTHONPATH"])
+
+    return put
+
+
+@pytest.fixture
+def fake_child(monkeypatch, python_path):
+    """Let every run be taken by the child in `children/`, which measures nothing and takes no time."""
+    python_path(CHILDREN)
+    monkeypatch.setattr(blocks, "CHILD_MODULE", "fake_child")
+
+
+@pytest.fixture(scope="session")
+def start_study(tiny_model):
+    """Return a function that starts a study with the fake child as a process of its own."""
+    driver = (
+        "from memfloor.experiments import blocks; blocks.CHILD_MODULE = 'fake_child'; "
+        "from memfloor.cli import main; main()"
+    )
+
+    def start(folder, *arguments):
+        study = ["study", "--model", tiny_model, "--device", "cpu", "--out", str(folder)]
+        command = [sys.executable, "-c", driver, *study, *map(str, arguments)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, env=with_folder(CHILDREN), **pipes)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def fake_records(start_study, tmp_path_factory):
+    """Return a folder with two cells of two runs each, a failure and a skip; a test that writes there copies it."""
+    folder = tmp_path_factory.mktemp("fake") / "records"
+    study = start_study(folder, *("--context", "20,21,64,128", "--runs", 2, "--warmup-steps", 2, "--timed-steps", 4))
+    _, words = study.communicate(timeout=120)
+    assert study.returncode == 0, words
+    return folder
+
+
+def with_folder(folder):
+    """Return this process's environment with a folder first on Python's path."""
+    rest = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *([rest] if rest else [])])}

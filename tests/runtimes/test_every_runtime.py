@@ -1,0 +1,88 @@
+import pytest
+import torch
+
+from memfloor.errors import UsageError
+from memfloor.runtimes import REGISTRY, check_options, find_runtime
+
+each_runtime = pytest.mark.parametrize("runtime", REGISTRY)
+
+
+@pytest.fixture
+def usable(request_for):
+    """Return a function that prepares a runtime on a tiny bf16 model, or skips where it says that it cannot run."""
+
+    def prepare(name, **request):
+        asked = request_for(name, weights="bf16", **request)
+        reason = find_runtime(name).unavailable_reason(asked.cell)
+        if reason is not None:
+            pytest.skip(reason)
+        system = find_runtime(name)(asked)
+        system.prepare()
+        return system
+
+    return prepare
+
+
+@each_runtime
+def test_the_registry_calls_a_runtime_by_its_own_name(runtime):
+    assert find_runtime(runtime).name == runtime
+    assert find_runtime(runtime).summary
+
+
+@each_runtime
+def test_every_declared_option_is_accepted(runtime):
+    for option, values in REGISTRY[runtime].options.items():
+        for value in values:
+            check_options(REGISTRY[runtime], {option: value})
+
+
+@each_runtime
+def test_an_unknown_option_is_refused_with_the_known_ones(runtime):
+    known = ", ".join(sorted(REGISTRY[runtime].options) or ["none"])
+    with pytest.raises(UsageError, match=f"unknown option of {runtime} 'turbo'; allowed: {known}"):
+        check_options(REGISTRY[runtime], {"turbo": "on"})
+
+
+@each_runtime
+def test_an_unknown_value_is_refused_with_the_known_ones(runtime):
+    for option, values in REGISTRY[runtime].options.items():
+        with pytest.raises(UsageError, match=f"unknown {runtime} {option} 'nonsense'; allowed: ") as refusal:
+            check_options(REGISTRY[runtime], {option: "nonsense"})
+        assert all(value in str(refusal.value) for value in values)
+
+
+def test_an_unknown_runtime_is_refused_with_the_known_ones():
+    with pytest.raises(UsageError, match="unknown runtime 'vllm'; allowed: " + ", ".join(sorted(REGISTRY))):
+        find_runtime("vllm")
+
+
+@each_runtime
+def test_a_runtime_that_cannot_run_here_says_what_to_install(runtime):
+    reason = REGISTRY[runtime].unavailable_reason()
+    assert reason is None or "install" in reason
+
+
+@each_runtime
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+def test_every_step_of_a_request_and_the_census_can_be_taken(usable, tiny, runtime, family):
+    system = usable(runtime, spec=tiny(family), start_len=3, max_steps=5)
+    for _ in range(4):
+        system.step()
+    path = system.observed_path()
+    assert path.operators
+    assert path.facts
+
+
+@each_runtime
+def test_every_option_has_a_default_and_no_value_twice(runtime):
+    for values in REGISTRY[runtime].options.values():
+        assert values
+        assert len(set(values)) == len(values)
+
+
+@each_runtime
+def test_a_step_leaves_no_gradient_mode_behind(usable, runtime):
+    system = usable(runtime)
+    system.step()
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
