@@ -238,7 +238,7 @@ class Bench:
             tiles = -(-hidden // shape.block_n)
             partial = zeros(hidden * shape.splits(self.shapes[op][1]), F32)
             return zeros(hidden, F32), zeros(hidden, BF16), zeros(tiles, F32), partial, zeros(tiles, I32)
-        programs = shape.programs(self.spec.vocab_size, self.sms)
+        programs = shape.programs(self.spec.vocab_size)
         by_op = {
             "qkv": lambda: (zeros(self.qkv_rows, F32),),
             "gate_up": lambda: (zeros(inner, BF16),),
@@ -248,7 +248,7 @@ class Bench:
 
     def call(self, op: str, w: torch.Tensor, out: tuple[torch.Tensor, ...], shape: Any, pdl: int) -> list[KernelCall]:
         hidden = self.spec.hidden_size
-        rows = {"eps": EPS, "shape": shape, "sms": self.sms, "pdl": pdl}
+        rows = {"eps": EPS, "shape": shape, "pdl": pdl}
         if op == "qkv":
             return [calls.qkv_call(self.x[:hidden], self.sums, w, self.bias, *out, **rows)]
         if op == "gate_up":
@@ -261,7 +261,7 @@ class Bench:
                 self.heads, self.position, self.rope_row, None, w, out[0], out[1:], self.pool, **options
             )
         x = self.x[: w.shape[1]]
-        rest = {"shape": shape, "sms": self.sms, "pdl": pdl}
+        rest = {"shape": shape, "pdl": pdl}
         return [calls.projection_call(x, w, None, *out[:1], self.norm_weight, *out[1:], **rest)]
 
     def torch_seconds(self, op: str) -> float:
@@ -364,9 +364,7 @@ def candidates(op: str) -> list[Shape]:
         return [ProjectionShape(*cut) for cut in cuts]
     halves = 2 if op == "gate_up" else 1
     cuts = [(4, 4), (8, 8), (2, 2), (4, 8), (2, 4), (8, 4), (16, 8), (16, 16), (4, 2)] + [(1, 1)] * (halves == 1)
-    shapes = [RowShape(rows // halves, warps) for rows, warps in cuts]
-    looped = [(4, 4, 2), (8, 8, 1), (2, 2, 4), (4, 8, 2), (2, 4, 4), (2, 4, 5), (2, 2, 8), (4, 16, 1)]
-    return shapes + [RowShape(rows // halves, warps, per_sm) for rows, warps, per_sm in looped]
+    return [RowShape(rows // halves, warps) for rows, warps in cuts]
 
 
 def sweep_kernels(study: Study, bench: Bench) -> None:
@@ -426,7 +424,7 @@ def check_accuracy(study: Study, shapes: LaunchShapes) -> None:
     for mode, pdl in MODES.items():
         if pdl > study.pdl:
             continue
-        model = DecodeModel(spec, weights, MAX_LEN, shapes, study.sms, pdl)
+        model = DecodeModel(spec, weights, MAX_LEN, shapes, pdl)
         fill_cache(model.cache, CONTEXT, seed=2)
         want = reference_logits(spec, weights, model.cache, model.rope, 77, CONTEXT)
         decoder = Decoder(model, "eager")
@@ -478,7 +476,7 @@ class Step:
 
     def decoder(self, shapes: LaunchShapes, pdl: int, launch: str = "graph", steps: int = 1) -> Decoder:
         """Return a decoder; only the first one fills the cache."""
-        model = DecodeModel(self.study.spec, self.weights, MAX_LEN, shapes, self.study.sms, pdl)
+        model = DecodeModel(self.study.spec, self.weights, MAX_LEN, shapes, pdl)
         fill_cache(model.cache, CONTEXT, seed=2)
         return Decoder(model, launch, steps)
 
@@ -528,23 +526,6 @@ def tune_step(study: Study, step: Step) -> LaunchShapes:
             if took < seconds * 0.9995:
                 study.say(f"  {op}: {short(shape)} {seconds * 1e6:.1f} -> {took * 1e6:.1f} us")
                 best, seconds = trial, took
-    return tune_prefetch(study, step, best, seconds)
-
-
-def tune_prefetch(study: Study, step: Step, best: LaunchShapes, seconds: float) -> LaunchShapes:
-    """Try bringing later weights into L2 while memory is idle, one operation at a time."""
-    if study.pdl < MODES["preload"]:
-        return best
-    trials = [("attention", "prefetch_bytes", size << 10) for size in (16, 32, 64, 128)]
-    trials += [(op, "prefetch_per_sm", n) for op in ("o_proj", "gate_up", "down_proj", "qkv") for n in (1, 2, 4)]
-    for op, field, value in trials:
-        if study.remaining() < 60:
-            return best
-        trial = replace(best, **{op: replace(getattr(best, op), **{field: value})})
-        took = step.median(trial)
-        study.say(f"  {op} {field} {value}: {seconds * 1e6:.1f} -> {took * 1e6:.1f} us")
-        if took < seconds * 0.9995:
-            best, seconds = trial, took
     return best
 
 

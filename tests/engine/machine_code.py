@@ -46,7 +46,7 @@ def step_calls(pdl: int) -> dict[str, KernelCall]:
     """Return the calls of the last layer and the output of the model's step."""
     spec = load_model("qwen2.5-7b").model_copy(update={"num_hidden_layers": 1})
     weights = pack_weights(spec, hf_shapes(spec), torch.device("meta"))
-    model = DecodeModel(spec, weights, 2560, default_shapes(spec.hidden_size, 4, 132), 132, pdl)
+    model = DecodeModel(spec, weights, 2560, default_shapes(spec.hidden_size, 4, 132), pdl)
     names = ("qkv", "attention", "combine", "o_proj", "gate_up", "down_proj", "head", "sample")
     return dict(zip(names, model.plan.calls, strict=True)) | {"embed": model.embed}
 

@@ -19,9 +19,9 @@ SHAPES = LaunchShapes(
     qkv=RowShape(256, 1),
     attention=AttentionShape(block_s=16, max_splits=2, warps=1),
     o_proj=ProjectionShape(128, 256, 1, 1),
-    gate_up=RowShape(256, 1, programs_per_sm=1),
+    gate_up=RowShape(256, 1),
     down_proj=ProjectionShape(256, 256, 1, 1),
-    head=RowShape(256, 1, programs_per_sm=2),
+    head=RowShape(128, 1),
 )
 TINY = {
     "hidden_size": 256,
@@ -55,7 +55,7 @@ def tiny() -> tuple[ModelSpec, ModelWeights]:
 
 
 def decoder_of(tiny: tuple[ModelSpec, ModelWeights], max_len: int = 20) -> Decoder:
-    return Decoder(DecodeModel(*tiny, max_len, SHAPES, 1, 0), "eager")
+    return Decoder(DecodeModel(*tiny, max_len, SHAPES, 0), "eager")
 
 
 @pytest.mark.parametrize("family", ["Qwen2", "Qwen3"])

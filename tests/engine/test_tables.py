@@ -36,9 +36,7 @@ def test_an_unknown_rope_type_is_refused():
 
 
 def test_shapes_count_their_programs():
-    assert RowShape(4, 4).programs(37, 10) == 10
-    assert RowShape(4, 4, programs_per_sm=2).programs(37, 3) == 6
-    assert RowShape(4, 4, programs_per_sm=2).programs(37, 10) == 10
+    assert RowShape(4, 4).programs(37) == 10
     assert ProjectionShape(8, 4096, 1, 8).splits(18944) == 5
     assert AttentionShape(64, 33, 4).splits(2304) == 33
     assert AttentionShape(64, 66, 4).splits(2304) == 36

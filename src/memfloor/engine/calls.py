@@ -24,7 +24,6 @@ Tensor = torch.Tensor
 # The interpreter cannot multiply bf16 matrices.
 DOT_TYPE = tl.float32 if triton.knobs.runtime.interpret else tl.bfloat16
 COMBINE_WARPS = 4
-LINE_BYTES = 128
 SAMPLE_CHUNK = 4096
 
 
@@ -115,23 +114,22 @@ def qkv_call(
     *,
     eps: float,
     shape: RowShape,
-    sms: int,
     pdl: int,
 ) -> KernelCall:
     """Project normed x [E] by w [N, E] plus bias [N] into out [N], float32."""
-    programs = shape.programs(w.shape[0], sms)
-    constants = _row_constants(w.shape[0], w.shape[1], sums, eps, shape, sms, pdl)
+    programs = shape.programs(w.shape[0])
+    constants = _row_constants(w.shape[0], w.shape[1], sums, eps, shape, pdl)
     constants["HAS_BIAS"] = bias is not None
     args = (x, sums, w, w if bias is None else bias, out)
     return KernelCall("qkv", qkv_kernel, programs, args, constants, shape.warps, _present(w, bias))
 
 
 def gate_up_call(
-    x: Tensor, sums: Tensor, w: Tensor, out: Tensor, *, eps: float, shape: RowShape, sms: int, pdl: int
+    x: Tensor, sums: Tensor, w: Tensor, out: Tensor, *, eps: float, shape: RowShape, pdl: int
 ) -> KernelCall:
     """Join normed x [E] by gate and up rows w [2, F, E] into out [F]."""
-    programs = shape.programs(w.shape[1], sms)
-    constants = _row_constants(w.shape[1], w.shape[2], sums, eps, shape, sms, pdl)
+    programs = shape.programs(w.shape[1])
+    constants = _row_constants(w.shape[1], w.shape[2], sums, eps, shape, pdl)
     return KernelCall("gate_up", gate_up_kernel, programs, (x, sums, w, out), constants, shape.warps, (w,))
 
 
@@ -145,12 +143,11 @@ def head_call(
     *,
     eps: float,
     shape: RowShape,
-    sms: int,
     pdl: int,
 ) -> KernelCall:
     """Project normed x [E] by w [V, E] into logits [V] and the best of each program."""
-    programs = shape.programs(w.shape[0], sms)
-    constants = _row_constants(w.shape[0], w.shape[1], sums, eps, shape, sms, pdl)
+    programs = shape.programs(w.shape[0])
+    constants = _row_constants(w.shape[0], w.shape[1], sums, eps, shape, pdl)
     args = (x, sums, w, logits, best_value, best_token)
     return KernelCall("head", head_kernel, programs, args, constants, shape.warps, (w,))
 
@@ -167,7 +164,6 @@ def projection_call(
     ticket: Tensor,
     *,
     shape: ProjectionShape,
-    sms: int,
     pdl: int,
 ) -> KernelCall:
     """Add w [N, K] x [K] + bias [N] to the residual [N] and prepare the next norm."""
@@ -182,7 +178,6 @@ def projection_call(
         "STEPS": shape.steps,
         "SPLITS": splits,
         "BLOCK_SPLITS": next_power_of_two(splits),
-        "PREFETCH": prefetching(shape, -(-rows // shape.block_n) * splits, sms),
         "PDL": pdl,
     }
     args = (x, w, w if bias is None else bias, residual, norm_weight, normed, sums, partial, ticket)
@@ -199,7 +194,6 @@ def attention_calls(
     cache: Tensor,
     out: Tensor,
     scratch: tuple[Tensor, Tensor, Tensor],
-    next_w: Tensor,
     *,
     eps: float,
     shape: AttentionShape,
@@ -215,7 +209,6 @@ def attention_calls(
         cache: Keys, then values.
         out: [H * D].
         scratch: Partials [H * splits * D], maxima and sums [H * splits], float32.
-        next_w: Weights of the projection that follows, to be brought into L2 meanwhile.
         eps: Of the QK norm.
         shape: Launch shape.
         pdl: Mode of programmatic dependent launch.
@@ -232,13 +225,10 @@ def attention_calls(
         "QK_NORM": qk_norm is not None,
         "EPS": eps,
         "SCALE": log2(euler) / head_dim**0.5,
-        "NEXT_LINES": next_w.nbytes // LINE_BYTES,
-        # Prefetching needs inline assembly, which the interpreter lacks, as it lacks overlap.
-        "PREFETCH_LINES": shape.prefetch_bytes // LINE_BYTES if pdl else 0,
         "DOT_TYPE": DOT_TYPE,
     }
     q_norm, k_norm = qk_norm or (qkv, qkv)
-    args = (qkv, position, rope_row, q_norm, k_norm, cache[0], cache[1], next_w, *scratch)
+    args = (qkv, position, rope_row, q_norm, k_norm, cache[0], cache[1], *scratch)
     programs, reads = kv_heads * common["SPLITS"], _present(*(qk_norm or ()))
     attend = KernelCall("attention", attention_kernel, programs, args, constants, shape.warps, reads)
     common["BLOCK_SPLITS"] = next_power_of_two(common["SPLITS"])
@@ -284,14 +274,7 @@ def sample_call(
     return KernelCall("sample", sample_kernel, 1, args, constants, 16, (table[0], norm_weight))
 
 
-def prefetching(shape: RowShape | ProjectionShape, tiles: int, sms: int) -> int:
-    """Return how many programs prefetch: no more than half the tiles, so that each has a later one."""
-    return min(shape.prefetch_per_sm * sms, tiles // 2)
-
-
-def _row_constants(
-    rows: int, columns: int, sums: Tensor, eps: float, shape: RowShape, sms: int, pdl: int
-) -> dict[str, Any]:
+def _row_constants(rows: int, columns: int, sums: Tensor, eps: float, shape: RowShape, pdl: int) -> dict[str, Any]:
     return {
         "N": rows,
         "K": columns,
@@ -300,8 +283,6 @@ def _row_constants(
         "BLOCK_SUMS": next_power_of_two(sums.numel()),
         "BLOCK_N": shape.block_n,
         "BLOCK_K": next_power_of_two(columns),
-        "PROGRAMS": shape.programs(rows, sms),
-        "PREFETCH": prefetching(shape, -(-rows // shape.block_n), sms),
         "PDL": pdl,
     }
 

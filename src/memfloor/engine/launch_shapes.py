@@ -32,21 +32,16 @@ class RowShape:
     """Cut a matrix-vector product over whole rows: qkv, gate_up and head.
 
     Attributes:
-        block_n: Rows a program holds at a time; of gate and of up each in gate_up.
+        block_n: Rows of a program; of gate and of up each in gate_up.
         warps: Warps per program.
-        programs_per_sm: Programs per multiprocessor that loop over tiles; None for one program per tile.
-        prefetch_per_sm: Programs per multiprocessor that bring as many later tiles into L2 while they wait.
     """
 
     block_n: int
     warps: int
-    programs_per_sm: int | None = None
-    prefetch_per_sm: int = 0
 
-    def programs(self, rows: int, sm_count: int) -> int:
+    def programs(self, rows: int) -> int:
         """Return the number of programs for a number of rows."""
-        tiles = -(-rows // self.block_n)
-        return tiles if self.programs_per_sm is None else min(tiles, self.programs_per_sm * sm_count)
+        return -(-rows // self.block_n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +53,12 @@ class ProjectionShape:
         block_k: Numbers of K a program holds at a time.
         steps: Blocks of K a program takes one after another.
         warps: Warps per program.
-        prefetch_per_sm: Programs per multiprocessor that bring as many later tiles into L2 while they wait.
     """
 
     block_n: int
     block_k: int
     steps: int
     warps: int
-    prefetch_per_sm: int = 0
 
     def splits(self, columns: int) -> int:
         """Return how many programs share a row of `columns` numbers."""
@@ -80,13 +73,11 @@ class AttentionShape:
         block_s: Slots a program holds at a time.
         max_splits: Programs per KV head at most.
         warps: Warps per program.
-        prefetch_bytes: Bytes of the next projection's weights each program brings into L2; a power of two, or 0.
     """
 
     block_s: int
     max_splits: int
     warps: int
-    prefetch_bytes: int = 0
 
     def splits(self, max_len: int) -> int:
         """Return the programs per KV head for a cache of `max_len` slots."""

@@ -31,9 +31,7 @@ class DecodeModel:
     the plan is valid for every position of the cache.
     """
 
-    def __init__(
-        self, spec: ModelSpec, weights: ModelWeights, max_len: int, shapes: LaunchShapes, sms: int, pdl: int
-    ) -> None:
+    def __init__(self, spec: ModelSpec, weights: ModelWeights, max_len: int, shapes: LaunchShapes, pdl: int) -> None:
         """Allocate the buffers and build the plan.
 
         Args:
@@ -41,11 +39,10 @@ class DecodeModel:
             weights: Packed weights; their device is the engine's.
             max_len: Slots of the KV cache.
             shapes: Launch shape of every kernel.
-            sms: Multiprocessors of the device.
             pdl: Mode of programmatic dependent launch, from `kernels.dependency`.
         """
         self.spec, self.weights, self.max_len = spec, weights, max_len
-        self.shapes, self.sms, self.pdl = shapes, sms, pdl
+        self.shapes, self.pdl = shapes, pdl
         self.device = weights.embedding.device
         self._allocate_activations()
         self._allocate_scratch()
@@ -87,7 +84,7 @@ class DecodeModel:
         query = spec.num_attention_heads * spec.head_dim
         self.o_sums, self.o_scratch = self._projection_scratch(shapes.o_proj, query)
         self.down_sums, self.down_scratch = self._projection_scratch(shapes.down_proj, spec.intermediate_size)
-        programs = shapes.head.programs(spec.vocab_size, self.sms)
+        programs = shapes.head.programs(spec.vocab_size)
         self.best_value, self.best_token = self._float32(programs), self._int32(programs)
 
     def _projection_scratch(
@@ -116,7 +113,6 @@ class DecodeModel:
             self.qkv,
             eps=eps,
             shape=shapes.qkv,
-            sms=self.sms,
             pdl=self.pdl,
         )
         attention = attention_calls(
@@ -127,7 +123,6 @@ class DecodeModel:
             cache,
             self.attended,
             self.attention_scratch,
-            layer.o_proj,
             eps=eps,
             shape=shapes.attention,
             pdl=self.pdl,
@@ -142,7 +137,6 @@ class DecodeModel:
             self.o_sums,
             *self.o_scratch,
             shape=shapes.o_proj,
-            sms=self.sms,
             pdl=self.pdl,
         )
         return [qkv, *attention, o_proj]
@@ -155,7 +149,6 @@ class DecodeModel:
             self.joined,
             eps=self.spec.rms_norm_eps,
             shape=self.shapes.gate_up,
-            sms=self.sms,
             pdl=self.pdl,
         )
         down_proj = projection_call(
@@ -168,7 +161,6 @@ class DecodeModel:
             self.down_sums,
             *self.down_scratch,
             shape=self.shapes.down_proj,
-            sms=self.sms,
             pdl=self.pdl,
         )
         return [gate_up, down_proj]
@@ -184,7 +176,6 @@ class DecodeModel:
             self.best_token,
             eps=self.spec.rms_norm_eps,
             shape=self.shapes.head,
-            sms=self.sms,
             pdl=self.pdl,
         )
         sample = sample_call(

@@ -68,6 +68,7 @@ class CudaCeiling:
     # Block, blocks in flight, warps, programs per multiprocessor.
     SHAPES = (
         (1024, 4, 4, None),
+        (1024, 8, 4, None),
         (2048, 4, 8, None),
         (2048, 8, 8, None),
         (4096, 8, 16, None),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from memfloor.errors import UsageError
 from memfloor.floor import check_context
 from memfloor.record import Cell, ObservedPath
+from memfloor.runtimes.memory import require_memory
 from memfloor.runtimes.protocol import DecodeRequest
 
 if TYPE_CHECKING:
@@ -54,13 +55,14 @@ class Engine:
         from memfloor.engine.model import DecodeModel
 
         request, spec = self._request, self._request.cell.spec
+        require_memory(request.cell)
         max_len = request.start_len + request.max_steps
         check_context(spec, max_len)
         device = torch.device("cuda", torch.cuda.current_device())
         sms = torch.cuda.get_device_properties(device).multi_processor_count
         shapes = default_shapes(spec.hidden_size, spec.num_key_value_heads, sms)
         weights = _load_weights(request, device)
-        model = DecodeModel(spec, weights, max_len, shapes, sms, MODES[self._pdl()])
+        model = DecodeModel(spec, weights, max_len, shapes, MODES[self._pdl()])
         fill_cache(model.cache, request.start_len, request.seed)
         self._decoder = Decoder(model, self._launch())
         self._decoder.start(request.seed % spec.vocab_size, request.start_len)

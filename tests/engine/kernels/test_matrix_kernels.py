@@ -32,7 +32,7 @@ def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
     return float((got.float() - want).norm() / want.norm())
 
 
-ROWS = [RowShape(16, 1), RowShape(16, 1, programs_per_sm=2), RowShape(64, 1)]
+ROWS = [RowShape(16, 1), RowShape(64, 1)]
 
 
 @pytest.mark.parametrize("shape", ROWS)
@@ -41,7 +41,7 @@ def test_qkv_matches_its_reference(shape, biased):
     x, w, sums = numbers(200), numbers(77, 200), torch.rand(5) * 40
     bias = numbers(77) if biased else None
     out = poisoned(77)
-    calls.qkv_call(x, sums, w, bias, out, eps=EPS, shape=shape, sms=1, pdl=0).issue()
+    calls.qkv_call(x, sums, w, bias, out, eps=EPS, shape=shape, pdl=0).issue()
     assert relative_error(out, qkv(x, sums, w, bias, EPS)) < sum_bound(200)
 
 
@@ -49,17 +49,17 @@ def test_qkv_matches_its_reference(shape, biased):
 def test_gate_up_matches_its_reference(shape):
     x, w, sums = numbers(136), numbers(2, 75, 136), torch.rand(3) * 40
     out = poisoned(75, dtype=torch.bfloat16)
-    calls.gate_up_call(x, sums, w, out, eps=EPS, shape=shape, sms=1, pdl=0).issue()
+    calls.gate_up_call(x, sums, w, out, eps=EPS, shape=shape, pdl=0).issue()
     assert relative_error(out, gate_up(x, sums, w, EPS)) < BF16_STEP
 
 
 @pytest.mark.parametrize("shape", ROWS)
 def test_head_matches_its_reference_and_finds_the_best_token(shape):
     x, w, sums = numbers(136), numbers(101, 136), torch.rand(3) * 40
-    programs = shape.programs(101, 1)
+    programs = shape.programs(101)
     logits, value = poisoned(101), poisoned(programs)
     token = torch.full((programs,), -1, dtype=torch.int32)
-    calls.head_call(x, sums, w, logits, value, token, eps=EPS, shape=shape, sms=1, pdl=0).issue()
+    calls.head_call(x, sums, w, logits, value, token, eps=EPS, shape=shape, pdl=0).issue()
     assert relative_error(logits, head(x, sums, w, EPS)) < sum_bound(136)
     assert float(value.max()) == float(logits.max())
     assert int(token[value.argmax()]) == int(logits.argmax())
@@ -67,11 +67,11 @@ def test_head_matches_its_reference_and_finds_the_best_token(shape):
 
 def test_head_prefers_the_lowest_of_equal_tokens():
     x, w = numbers(64), numbers(1, 64).expand(40, 64).contiguous()
-    value, token = poisoned(2), torch.full((2,), -1, dtype=torch.int32)
-    shape = RowShape(16, 1, programs_per_sm=2)
+    value, token = poisoned(3), torch.full((3,), -1, dtype=torch.int32)
+    shape = RowShape(16, 1)
     sums = torch.tensor([64.0])
-    calls.head_call(x, sums, w, poisoned(40), value, token, eps=EPS, shape=shape, sms=1, pdl=0).issue()
-    assert token.tolist() == [0, 16]
+    calls.head_call(x, sums, w, poisoned(40), value, token, eps=EPS, shape=shape, pdl=0).issue()
+    assert token.tolist() == [0, 16, 32]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_projection_matches_its_reference_twice(shape, biased):
         stream, normed, sums = residual.clone(), poisoned(37, dtype=torch.bfloat16), poisoned(tiles)
         partial = poisoned(shape.splits(200) * 37)
         calls.projection_call(
-            x, w, bias, stream, norm_weight, normed, sums, partial, ticket, shape=shape, sms=1, pdl=0
+            x, w, bias, stream, norm_weight, normed, sums, partial, ticket, shape=shape, pdl=0
         ).issue()
         want, want_normed, want_squares = projection(x, w, bias, residual, norm_weight)
         assert relative_error(stream, want) < sum_bound(200)
@@ -107,6 +107,6 @@ def test_projection_gives_the_same_bits_whichever_program_is_last():
         ticket, sums = torch.zeros(1, dtype=torch.int32), poisoned(1)
         scratch = (poisoned(16, dtype=torch.bfloat16), sums, poisoned(4 * 16), ticket)
         shape = ProjectionShape(16, 64, 1, 1)
-        calls.projection_call(x, w, None, out, norm_weight, *scratch, shape=shape, sms=1, pdl=0).issue()
+        calls.projection_call(x, w, None, out, norm_weight, *scratch, shape=shape, pdl=0).issue()
         outs.append(out)
     assert torch.equal(*outs)

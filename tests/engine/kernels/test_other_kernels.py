@@ -46,7 +46,7 @@ def test_attention_matches_its_reference_and_appends(position, normed):
     scratch = (poisoned(rows * HEAD_DIM), poisoned(rows), poisoned(rows))
     out = poisoned(HEADS * HEAD_DIM, torch.bfloat16)
     for call in calls.attention_calls(
-        qkv, int32(position), row, qk_norm, cache, out, scratch, cache, eps=1e-6, shape=shape, pdl=0
+        qkv, int32(position), row, qk_norm, cache, out, scratch, eps=1e-6, shape=shape, pdl=0
     ):
         call.issue()
     assert (out.float() - want.flatten()).norm() / want.norm() < BF16_STEP

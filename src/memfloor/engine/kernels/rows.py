@@ -27,38 +27,6 @@ def load_rows(
 
 
 @triton.jit
-def prefetch_rows(
-    w_ptr: tl.tensor,
-    row: tl.tensor,
-    column: tl.tensor,
-    N: tl.constexpr,
-    K: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-) -> None:
-    """Ask for weights [BLOCK_N, BLOCK_K], bf16, from `row` and `column` on to be brought into L2.
-
-    Beyond [N, K] the last rows or columns are asked for again.
-    """
-    rows = tl.minimum(row + tl.arange(0, BLOCK_N), N - 1).to(tl.int64)[:, None]
-    columns = tl.minimum(column + tl.arange(0, BLOCK_K // 64) * 64, K - 1)[None, :]
-    prefetch_lines(w_ptr + rows * K + columns)
-
-
-@triton.jit
-def prefetch_lines(pointers: tl.tensor) -> None:
-    """Ask for the 128-byte line behind each pointer to be brought into L2; nothing waits for it."""
-    tl.inline_asm_elementwise(
-        "mov.u32 $0, 0; prefetch.global.L2 [$1];",
-        "=r,l",
-        [pointers.to(tl.int64)],
-        dtype=tl.int32,
-        is_pure=False,
-        pack=1,
-    )
-
-
-@triton.jit
 def load_vector(x_ptr: tl.tensor, column: tl.tensor, K: tl.constexpr, BLOCK_K: tl.constexpr) -> tl.tensor:
     """Load an activation [1, BLOCK_K] from `column` on, as float32; zeros beyond K."""
     columns = column + tl.arange(0, BLOCK_K)[None, :]

@@ -4,7 +4,6 @@ import triton
 import triton.language as tl
 
 from memfloor.engine.kernels.dependency import release_dependents, wait_after_constants, wait_before_constants
-from memfloor.engine.kernels.rows import prefetch_lines
 
 
 @triton.jit
@@ -16,7 +15,6 @@ def attention_kernel(
     k_norm_ptr: tl.tensor,
     k_cache_ptr: tl.tensor,
     v_cache_ptr: tl.tensor,
-    next_w_ptr: tl.tensor,
     partial_ptr: tl.tensor,
     max_ptr: tl.tensor,
     sum_ptr: tl.tensor,
@@ -30,8 +28,6 @@ def attention_kernel(
     SCALE: tl.constexpr,
     BLOCK_S: tl.constexpr,
     SPLITS: tl.constexpr,
-    NEXT_LINES: tl.constexpr,
-    PREFETCH_LINES: tl.constexpr,
     DOT_TYPE: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
@@ -41,8 +37,7 @@ def attention_kernel(
     s of a KV head takes blocks s, s + SPLITS, … of BLOCK_S slots. The token's own key and value come straight from
     qkv; the program whose block they fall into appends them to the cache. Each split with slots leaves its partial
     [HKV, GROUP, SPLITS, D] and, [HKV, GROUP, SPLITS], its greatest score and sum of weights. rope_row is the
-    position's cosines, then its signed sines [2, D]. SCALE includes log2(e). Attention hardly uses the memory, so each
-    program asks for PREFETCH_LINES of the NEXT_LINES lines of 128 bytes of the next projection's weights.
+    position's cosines, then its signed sines [2, D]. SCALE includes log2(e).
     """
     head = tl.program_id(0) % HKV
     split = tl.program_id(0) // HKV
@@ -70,9 +65,6 @@ def attention_kernel(
     new_v = tl.load(k_ptr + HKV * D + dims).to(v_cache_ptr.dtype.element_ty)
     cos = tl.load(rope_row_ptr + dims)
     sin = tl.load(rope_row_ptr + D + dims)
-    if PREFETCH_LINES > 0:
-        line = tl.program_id(0) * PREFETCH_LINES + tl.arange(0, PREFETCH_LINES)
-        prefetch_lines(next_w_ptr + tl.minimum(line, NEXT_LINES - 1) * 64)
     num_blocks = position // BLOCK_S + 1
     if split < num_blocks:
         if QK_NORM:

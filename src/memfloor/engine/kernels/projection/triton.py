@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from memfloor.engine.kernels.dependency import release_dependents, wait_after_constants, wait_before_constants
-from memfloor.engine.kernels.rows import lane_products, load_rows, load_vector, prefetch_rows
+from memfloor.engine.kernels.rows import lane_products, load_rows, load_vector
 
 
 @triton.jit
@@ -26,7 +26,6 @@ def projection_kernel(
     STEPS: tl.constexpr,
     SPLITS: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
-    PREFETCH: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
     """Add W [N, K] x [K] + bias [N] to the residual [N], float32, in place.
@@ -34,8 +33,7 @@ def projection_kernel(
     Also write what the next norm needs: residual * norm weight [N], bf16, and per row tile the sum of squares
     of the residual. The grid is row tiles * SPLITS; each program takes STEPS blocks of K. The last program of
     a row tile to arrive, told by a ticket [row tiles] it resets, adds the partials [SPLITS, N] in fixed order:
-    the result does not depend on who was last. The first PREFETCH programs bring the tiles of the next PREFETCH into
-    L2 while they wait.
+    the result does not depend on who was last.
     """
     tile = tl.program_id(0) // SPLITS
     split = tl.program_id(0) % SPLITS
@@ -43,10 +41,6 @@ def projection_kernel(
     release_dependents(PDL)
     wait_before_constants(PDL)
     w = load_rows(w_ptr, tile * BLOCK_N, column, N, K, BLOCK_N, BLOCK_K)
-    if PDL == 2 and tl.program_id(0) < PREFETCH:
-        ahead = tl.program_id(0) + PREFETCH
-        ahead_column = ahead % SPLITS * (STEPS * BLOCK_K)
-        prefetch_rows(w_ptr, ahead // SPLITS * BLOCK_N, ahead_column, N, K, BLOCK_N, BLOCK_K)
     wait_after_constants(PDL)
     x = load_vector(x_ptr, column, K, BLOCK_K)
     products = lane_products(w, x, BLOCK_N, BLOCK_K)

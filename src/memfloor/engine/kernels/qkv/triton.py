@@ -10,7 +10,6 @@ from memfloor.engine.kernels.rows import (
     load_sums,
     load_vector,
     norm_scale,
-    prefetch_rows,
 )
 
 
@@ -29,50 +28,23 @@ def qkv_kernel(
     HAS_BIAS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
-    PROGRAMS: tl.constexpr,
-    PREFETCH: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
     """Write out [N] = W [N, K] x [K] / rms + bias [N], float32.
 
     x is the residual stream times the norm's weight; 1 / rms is applied after the product, so the weights
-    never wait for it. Each program takes every PROGRAMS-th tile of BLOCK_N rows. The first
-    PREFETCH programs bring the tiles of the next PREFETCH into L2 while they wait.
+    never wait for it. Each program takes BLOCK_N rows.
     """
     tile = tl.program_id(0)
     release_dependents(PDL)
     wait_before_constants(PDL)
     w = load_rows(w_ptr, tile * BLOCK_N, 0, N, K, BLOCK_N, BLOCK_K)
-    if PDL == 2 and tile < PREFETCH:
-        prefetch_rows(w_ptr, (tile + PREFETCH) * BLOCK_N, 0, N, K, BLOCK_N, BLOCK_K)
     wait_after_constants(PDL)
     x = load_vector(x_ptr, 0, K, BLOCK_K)
     sums = load_sums(sums_ptr, NUM_SUMS, BLOCK_SUMS)
-    NUM_TILES: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
-    if PROGRAMS == NUM_TILES:
-        out = tl.sum(lane_products(w, x, BLOCK_N, BLOCK_K), axis=1)
-        # Last, so that the products do not wait for the norm.
-        out *= norm_scale(sums, K, EPS)
-        _store_rows(out, tile, bias_ptr, out_ptr, N, HAS_BIAS, BLOCK_N)
-    else:
-        scale = norm_scale(sums, K, EPS)
-        for t in range(tile, NUM_TILES, PROGRAMS):
-            products = lane_products(w, x, BLOCK_N, BLOCK_K)
-            if t + PROGRAMS < NUM_TILES:
-                w = load_rows(w_ptr, (t + PROGRAMS) * BLOCK_N, 0, N, K, BLOCK_N, BLOCK_K)
-            _store_rows(tl.sum(products, axis=1) * scale, t, bias_ptr, out_ptr, N, HAS_BIAS, BLOCK_N)
-
-
-@triton.jit
-def _store_rows(
-    out: tl.tensor,
-    tile: tl.tensor,
-    bias_ptr: tl.tensor,
-    out_ptr: tl.tensor,
-    N: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-) -> None:
+    out = tl.sum(lane_products(w, x, BLOCK_N, BLOCK_K), axis=1)
+    # Last, so that the products do not wait for the norm.
+    out *= norm_scale(sums, K, EPS)
     rows = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     if HAS_BIAS:
         out += tl.load(bias_ptr + rows, mask=rows < N, other=0.0).to(tl.float32)
