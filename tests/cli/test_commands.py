@@ -113,7 +113,7 @@ def test_probe_gives_the_spread_of_each_size_and_kind(answer, monkeypatch):
         )
     assert result["read_bytes_per_second"] == result["bandwidths"][1]["median_bytes_per_second"]
     assert result["device"]["kind"] == "cpu"
-    facts = ("last-level cache", "NUMA nodes", "transparent huge pages", "host cores", "cpu clock hz")
+    facts = ("caches", "NUMA nodes", "transparent huge pages", "host cores", "cpu clock hz")
     assert set(facts) <= set(result["facts"])
 
 

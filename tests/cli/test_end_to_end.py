@@ -113,7 +113,8 @@ def test_the_report_shows_both_cells(studied, memfloor, tmp_path):
     result = memfloor("report", studied[0], "-o", tmp_path / "page.html")
     assert result.status == 0
     text = (tmp_path / "page.html").read_text()
-    assert f"On {cpu_name()}, one tiny decode step at context 64 with hf-eager takes" in text
+    assert f"On {cpu_name()}, one tiny decode step at context 64 would take" in text
+    assert "hf-eager takes" in text
     assert "invalid: out of memory: tiny needs" in text
 
 

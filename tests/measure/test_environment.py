@@ -110,19 +110,25 @@ CACHE = "/sys/devices/system/cpu/cpu0/cache"
 
 
 @pytest.mark.parametrize(
-    ("sizes", "expected"),
+    ("caches", "expected"),
     [
-        (["32K", "32K", "1024K", "32768K"], 32 * 2**20),
-        (["48K", "2M", "1G"], 2**30),
-        (["32K", "", "garbage"], 32 * 2**10),
-        ([], None),
-        (["0K"], None),
+        (
+            ["Data 1 32K", "Instruction 1 64K", "Unified 2 1024K", "Unified 3 32768K"],
+            {"L1": 32, "L2": 1024, "L3": 32768},
+        ),
+        (["Data 1 48K", "Unified 2 2M", "Unified 3 1G"], {"L1": 48, "L2": 2048, "L3": 2**20}),
+        (["Data 1 32K", "Unified 2 garbage"], {"L1": 32}),
+        (["Instruction 1 64K"], {}),
+        ([], {}),
     ],
 )
-def test_the_last_level_cache_is_the_largest_that_linux_reports(system, sizes, expected):
-    for index, size in enumerate(sizes):
-        system(f"{CACHE}/index{index}/size", size + "\n")
-    assert environment.last_level_cache_bytes() == expected
+def test_caches_are_the_data_caches_that_linux_reports(system, caches, expected):
+    for index, cache in enumerate(caches):
+        for name, value in zip(("type", "level", "size"), cache.split(), strict=True):
+            system(f"{CACHE}/index{index}/{name}", value + "\n")
+    assert environment.cpu_caches() == {level: kilobytes * 2**10 for level, kilobytes in expected.items()}
+    largest = max(expected.values(), default=None)
+    assert environment.last_level_cache_bytes() == (largest and largest * 2**10)
 
 
 @pytest.mark.parametrize(

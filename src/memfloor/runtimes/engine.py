@@ -1,7 +1,6 @@
 """The project's own engine on a CUDA GPU: Triton kernels over one plan, eager or replayed as a CUDA Graph."""
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -104,12 +103,11 @@ class Engine:
 
 
 def _machine_reason() -> str | None:
-    if find_spec("torch") is None:
-        return "torch is not installed; pip install 'memfloor[torch]'"
-    if find_spec("triton") is None:
-        return "triton is not installed; pip install triton"
-    import torch
-
+    try:
+        import torch
+        import triton  # noqa: F401
+    except ImportError as error:
+        return f"{error.name} is not installed; pip install 'memfloor[torch]' triton"
     if not torch.cuda.is_available():
         return "no CUDA GPU is visible to torch; the engine's Triton kernels need one"
     capability = torch.cuda.get_device_capability()
