@@ -241,18 +241,18 @@ def from_hf_config(config: Mapping[str, Any], name: str, source: str = "") -> Mo
     model_type = config.get("model_type")
     if model_type not in KNOWN_MODEL_TYPES:
         raise UsageError(f"{source or name}: unknown model_type {model_type!r}; known: {', '.join(KNOWN_MODEL_TYPES)}")
-    heads = config.get("num_attention_heads")
     missing = [field for field in _REQUIRED_FIELDS if config.get(field) is None]
     if missing:
         raise UsageError(f"{source or name}: config lacks {', '.join(missing)}")
+    heads = config["num_attention_heads"]
     try:
         window, sliding_layers = _sliding(config, model_type)
         return ModelSpec(
             name=name,
             source=source,
             **{field: config[field] for field in _REQUIRED_FIELDS},
-            num_key_value_heads=config.get("num_key_value_heads") or heads,
-            head_dim=config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"],
+            num_key_value_heads=heads if config.get("num_key_value_heads") is None else config["num_key_value_heads"],
+            head_dim=config["hidden_size"] // heads if config.get("head_dim") is None else config["head_dim"],
             tie_word_embeddings=config.get("tie_word_embeddings", False),
             rms_norm_eps=config.get("rms_norm_eps", 1e-6),
             **_rope(config),

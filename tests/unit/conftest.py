@@ -31,6 +31,7 @@ TINY = ModelSpec(
     rms_norm_eps=1e-6,
     rope_theta=1e4,
     qkv_bias=True,
+    source="/models/tiny/config.json",
 )
 
 

@@ -1,3 +1,4 @@
+import os
 from html.parser import HTMLParser
 
 import pytest
@@ -5,7 +6,7 @@ import pytest
 from memfloor.errors import UsageError
 from memfloor.floor import step_traffic
 from memfloor.record import DeviceInfo, UnreadableFile
-from memfloor.report.page import render, repeat_command, write_page
+from memfloor.report.page import render, repeat_commands, write_page
 from memfloor.report.sentences import headline
 from memfloor.report.sql import run_query
 from memfloor.report.summary import summarise
@@ -110,7 +111,8 @@ def test_the_page_is_self_contained_and_holds_every_cell(make_run, make_failure,
     assert "<b>needs</b>" not in text
     assert "broken.json" in text
     assert text.count("<svg") == 2
-    assert "memfloor study --model tiny --runtime hf-eager --context 512 --runs 2" in text
+    repeat = "memfloor study --model /models/tiny/config.json --runtime hf-eager --context 512 --device cpu --runs 2"
+    assert repeat in text
 
 
 def test_an_empty_folder_has_nothing_to_report(tmp_path):
@@ -127,9 +129,39 @@ def test_a_page_that_cannot_be_written_is_refused(tmp_path):
         write_page("", tmp_path / "nowhere" / "report.html")
 
 
-def test_the_repeat_command_names_options(make_run, make_cell):
-    summaries, _ = summarise([make_run(cell=make_cell(options={"launch": "graph"}))])
-    assert "--runtime hf-eager,launch=graph" in repeat_command(summaries)
+def test_a_page_replaces_the_one_before_and_leaves_no_draft(tmp_path):
+    for text in ("old", "new"):
+        write_page(text, tmp_path / "report.html")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("report.html", "new")]
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_page("page", pipe)
+    assert os.read(reader, 10) == b"page"
+    os.close(reader)
+    assert pipe.is_fifo()
+
+
+def test_the_repeat_commands_take_the_same_cells_and_no_others(make_run, make_cell):
+    cells = [make_cell(512), make_cell(1024), make_cell(512, options={"launch": "graph"}), make_cell(512, threads=1)]
+    commands = repeat_commands(summarise([make_run(cell=cell) for cell in cells])[0])
+    assert sorted(command.partition("config.json ")[2] for command in commands) == [
+        "--runtime hf-eager --context 512 --device cpu --runs 1 --threads 1",
+        "--runtime hf-eager --context 512,1024 --device cpu --runs 1",
+        "--runtime hf-eager,launch=graph --context 512 --device cpu --runs 1",
+    ]
+
+
+def test_the_repeat_command_names_every_setting_that_is_not_a_default(make_run, make_cell):
+    cell = make_cell(prefill=True, weights_from="/models/tiny")
+    run = make_run(cell=cell, block=2)
+    protocol = run.protocol.model_copy(update={"warmup_steps": 7, "timed_steps": 60})
+    [command] = repeat_commands(summarise([run.model_copy(update={"seed": 11, "protocol": protocol})])[0])
+    settings = "--weights-from /models/tiny --warmup-steps 7 --timed-steps 60 --seed 9 --prefill"
+    assert command.endswith(f"--runs 3 {settings}")
 
 
 def test_sql_sees_runs_and_steps(make_run, make_failure):

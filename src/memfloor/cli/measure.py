@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from memfloor.cli.output import one_or_list, print_json, print_table, print_text
 from memfloor.cli.parse import parse_counts, parse_runtime
 from memfloor.cli.progress import SessionProgress
+from memfloor.cli.records import read_store
 from memfloor.errors import UsageError
 from memfloor.record import Cell, Failure, Protocol, Run, Skip, Store
 from memfloor.report.sentences import headline
@@ -125,7 +126,7 @@ def study(
         for _ in take_blocks(plan, store, progress, done):
             pass
     keys = {cell.key for cell in cells}
-    _show([record for record in store.read()[0] if record.cell.key in keys], cells, options)
+    _show([record for record in read_store(options.out) if record.cell.key in keys], cells, options)
 
 
 def _show(records: Records, cells: Sequence[Cell], options: RunOptions) -> None:

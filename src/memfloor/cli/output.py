@@ -47,5 +47,5 @@ def _console() -> Console:
     console = Console(markup=False, emoji=False, highlight=False)
     # A file or a pipe has no width of its own; do not fold tables there.
     if not console.is_terminal:
-        console.width = 160
+        console.width = 200
     return console

@@ -150,6 +150,7 @@ def _take_one(plan: Plan, cell: Cell, block: int, session_id: str, listener: Lis
         "session_id": session_id,
         "taken_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "block": block,
+        "seed": job.seed,
         "cell": cell,
     }
     outcome = run_child(CHILD_MODULE, job.model_dump_json(), plan.time_limit_seconds, child.hear)

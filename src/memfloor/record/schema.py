@@ -152,6 +152,7 @@ class _Identified(_Frozen):
     session_id: str = Field(pattern=r"^[0-9a-f]{32}$")
     taken_at: str
     block: int = Field(ge=0)
+    seed: int | None = None
     cell: Cell
 
 

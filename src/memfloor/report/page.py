@@ -1,6 +1,7 @@
 """One self-contained HTML file: it opens offline, in light and dark, on a narrow window."""
 
 import io
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -16,6 +17,7 @@ from memfloor.report.figures import FIGURES, save
 from memfloor.report.sentences import headline
 from memfloor.report.summary import CellSummary, summarise
 from memfloor.report.tables import CELL_COLUMNS, cell_row, invalid_row
+from memfloor.spec import model_names
 
 CAPTIONS = {
     "1": "Figure 1. Achieved fraction of the floor (streamed bytes), left, and step time, right. Grey: the study's "
@@ -54,7 +56,7 @@ def render(records: Sequence[Run | Failure | Skip], unreadable: Sequence[Unreada
         figures=_figures(summaries),
         environments=_environments(summaries),
         unreadable=unreadable,
-        command=repeat_command(summaries),
+        commands=repeat_commands(summaries),
     )
 
 
@@ -65,22 +67,64 @@ def write_page(text: str, target: Path) -> None:
         UsageError: The file cannot be written.
     """
     try:
-        target.write_text(text, encoding="utf-8")
+        if target.exists() and not target.is_file():
+            # A pipe or a device is written to, not replaced.
+            target.write_text(text, encoding="utf-8")
+            return
+        # Written beside it first: a full disk must not cost the page that was there before.
+        draft = target.with_name(f".{target.name}.draft")
+        try:
+            draft.write_text(text, encoding="utf-8")
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(f"cannot write {target}: {error.strerror or error}") from error
 
 
-def repeat_command(summaries: Sequence[CellSummary]) -> str:
-    """Return the command that takes the same cells again."""
-    cells = [summary.cell for summary in summaries]
-    parts = ["memfloor study"]
-    parts += [f"--model {name}" for name in dict.fromkeys(cell.spec.name for cell in cells)]
-    runtimes = (",".join([c.runtime, *(f"{k}={v}" for k, v in sorted(c.options.items()))]) for c in cells)
-    parts += [f"--runtime {name}" for name in dict.fromkeys(runtimes)]
-    contexts = sorted({cell.workload.context_len for cell in cells})
-    parts.append(f"--context {','.join(map(str, contexts))}")
-    parts.append(f"--runs {max((len(summary.runs) for summary in summaries), default=1)}")
-    return " ".join(parts)
+def repeat_commands(summaries: Sequence[CellSummary]) -> list[str]:
+    """Return the commands that take the same cells again, with every setting that is not a default."""
+    groups: dict[tuple[str, str, tuple[int, ...]], list[str]] = defaultdict(list)
+    contexts: dict[tuple[str, str, str], list[CellSummary]] = defaultdict(list)
+    for summary in summaries:
+        contexts[_model(summary), _settings(summary), _runtime(summary)].append(summary)
+    for (model, settings, runtime), members in contexts.items():
+        groups[model, settings, tuple(item.cell.workload.context_len for item in members)].append(runtime)
+    return [
+        f"memfloor study --model {model} {' '.join(f'--runtime {runtime}' for runtime in runtimes)} "
+        f"--context {','.join(map(str, lengths))} {settings}"
+        for (model, settings, lengths), runtimes in groups.items()
+    ]
+
+
+def _model(summary: CellSummary) -> str:
+    spec = summary.cell.spec
+    return spec.name if spec.name in model_names() else spec.source
+
+
+def _runtime(summary: CellSummary) -> str:
+    cell = summary.cell
+    return ",".join([cell.runtime, *(f"{name}={value}" for name, value in sorted(cell.options.items()))])
+
+
+def _settings(summary: CellSummary) -> str:
+    cell, protocol, first = summary.cell, summary.runs[0].protocol, summary.runs[0]
+    given = {
+        "device": cell.device,
+        "runs": max(run.block for run in summary.runs) + 1,
+        "batch": cell.workload.batch,
+        "weights": cell.workload.weights,
+        "kv": cell.workload.kv,
+        "threads": cell.threads,
+        "weights-from": cell.weights_from,
+        "warmup-steps": protocol.warmup_steps,
+        "timed-steps": protocol.timed_steps,
+        "seed": None if first.seed is None else first.seed - first.block,
+    }
+    defaults = {"batch": 1, "weights": "bf16", "kv": "bf16", "warmup-steps": 5, "timed-steps": 30, "seed": 0}
+    shown = {name: value for name, value in given.items() if value is not None and value != defaults.get(name)}
+    options = [f"--{name} {value}" for name, value in shown.items()]
+    return " ".join(options + ["--prefill"] * cell.prefill)
 
 
 def _figures(summaries: Sequence[CellSummary]) -> list[tuple[str, str]]:

@@ -11,9 +11,9 @@ CELL_COLUMNS = (
     "p50",
     "95 % CI",
     "of ceiling",
+    "paper / blocks",
     "of peak",
-    "paper",
-    "blocks",
+    "paper / blocks",
     "tokens/s",
     "ceiling",
     "runs",
@@ -31,7 +31,9 @@ def cell_row(summary: CellSummary) -> list[str]:
         format_seconds(summary.p50_seconds.value),
         seconds_interval(summary.p50_seconds),
         percent_interval(fractions["streamed"].ceiling),
-        *(_of_peak(fractions[name]) for name in ("streamed", "paper", "blocks")),
+        _pair(fractions["paper"].ceiling, fractions["blocks"].ceiling),
+        _of_peak(fractions["streamed"]),
+        _pair(fractions["paper"].peak, fractions["blocks"].peak),
         f"{summary.tokens_per_second:.4g}",
         format_bandwidth(summary.ceiling_bytes_per_second.value),
         str(len(summary.runs)),
@@ -66,6 +68,10 @@ def percent_interval(estimate: Estimate) -> str:
         return format_percent(estimate.value)
     low, high = (100 * bound for bound in estimate.ci95)
     return f"{format_percent(estimate.value)} [{low:.1f}, {high:.1f}]"
+
+
+def _pair(paper: Estimate | None, blocks: Estimate | None) -> str:
+    return f"{100 * paper.value:.1f} / {format_percent(blocks.value)}" if paper and blocks else "-"
 
 
 def _of_peak(fraction: Fraction) -> str:
