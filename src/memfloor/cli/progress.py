@@ -66,8 +66,7 @@ class SessionProgress:
 
 def describe(cell: Cell) -> str:
     """Return a cell in a few words."""
-    options = "".join(f",{key}={value}" for key, value in sorted(cell.options.items()))
-    return f"{cell.spec.name} {cell.runtime}{options} ctx {cell.workload.context_len}"
+    return f"{cell.spec.name} {cell.runtime_text} ctx {cell.workload.context_len}"
 
 
 def _outcome(record: Run | Failure | Skip) -> str:

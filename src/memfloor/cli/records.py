@@ -83,7 +83,7 @@ def _row(record: Run | Failure | Skip) -> list[str]:
         record.taken_at[:19].replace("T", " "),
         record.kind,
         cell.spec.name,
-        ",".join([cell.runtime, *(f"{key}={value}" for key, value in sorted(cell.options.items()))]),
+        cell.runtime_text,
         str(cell.workload.context_len),
         str(record.block),
     ]

@@ -50,6 +50,11 @@ class Cell(_Frozen):
     weights_from: str | None = None
 
     @property
+    def runtime_text(self) -> str:
+        """Return the runtime as the command line takes it, such as `hf-static,launch=graph`."""
+        return ",".join([self.runtime, *(f"{name}={value}" for name, value in sorted(self.options.items()))])
+
+    @property
     def key(self) -> str:
         """Return a readable key that differs between any two different cells of one device."""
         w = self.workload

@@ -87,7 +87,7 @@ def repeat_commands(summaries: Sequence[CellSummary]) -> list[str]:
     groups: dict[tuple[str, str, tuple[int, ...]], list[str]] = defaultdict(list)
     contexts: dict[tuple[str, str, str], list[CellSummary]] = defaultdict(list)
     for summary in summaries:
-        contexts[_model(summary), _settings(summary), _runtime(summary)].append(summary)
+        contexts[_model(summary), _settings(summary), summary.cell.runtime_text].append(summary)
     for (model, settings, runtime), members in contexts.items():
         groups[model, settings, tuple(item.cell.workload.context_len for item in members)].append(runtime)
     return [
@@ -100,11 +100,6 @@ def repeat_commands(summaries: Sequence[CellSummary]) -> list[str]:
 def _model(summary: CellSummary) -> str:
     spec = summary.cell.spec
     return spec.name if spec.name in model_names() else spec.source
-
-
-def _runtime(summary: CellSummary) -> str:
-    cell = summary.cell
-    return ",".join([cell.runtime, *(f"{name}={value}" for name, value in sorted(cell.options.items()))])
 
 
 def _settings(summary: CellSummary) -> str:

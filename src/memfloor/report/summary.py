@@ -47,12 +47,7 @@ class CellSummary:
     def to_json(self) -> dict[str, Any]:
         """Return the summary as plain data for `--json`."""
         return {
-            "model": self.cell.spec.name,
-            "runtime": self.cell.runtime,
-            "options": self.cell.options,
-            "context_len": self.cell.workload.context_len,
-            "batch": self.cell.workload.batch,
-            "weights": self.cell.workload.weights,
+            **_cell_json(self.cell),
             "device": self.device.name,
             "runs": len(self.runs),
             "p50_seconds": self.p50_seconds.value,
@@ -84,12 +79,7 @@ class InvalidCell:
     def to_json(self) -> dict[str, Any]:
         """Return the invalid cell as plain data for `--json`."""
         return {
-            "model": self.cell.spec.name,
-            "runtime": self.cell.runtime,
-            "options": self.cell.options,
-            "context_len": self.cell.workload.context_len,
-            "batch": self.cell.workload.batch,
-            "weights": self.cell.workload.weights,
+            **_cell_json(self.cell),
             "device": self.device.name if self.device else None,
             "runs": 0,
             "invalid": self.reason,
@@ -126,6 +116,17 @@ def summarise_cell(runs: Sequence[Run]) -> CellSummary:
         cv=coefficient_of_variation(runs, lambda run: run.p50_seconds),
         fractions={name: _fraction(runs, cell, name, peak) for name in CONVENTIONS},
     )
+
+
+def _cell_json(cell: Cell) -> dict[str, Any]:
+    return {
+        "model": cell.spec.name,
+        "runtime": cell.runtime,
+        "options": cell.options,
+        "context_len": cell.workload.context_len,
+        "batch": cell.workload.batch,
+        "weights": cell.workload.weights,
+    }
 
 
 def _fraction(runs: Sequence[Run], cell: Cell, convention: str, peak: float | None) -> Fraction:

@@ -48,9 +48,8 @@ def invalid_row(cell: InvalidCell) -> list[str]:
 
 def runtime_label(item: CellSummary | InvalidCell) -> str:
     """Return the runtime with its options and formats, as far as they are not the study's own."""
-    cell = item.cell
-    options = [f"{key}={value}" for key, value in sorted(cell.options.items())]
-    return ",".join([cell.runtime, *options, *([cell.workload.weights] if cell.workload.weights != "bf16" else [])])
+    weights = item.cell.workload.weights
+    return item.cell.runtime_text + (f",{weights}" if weights != "bf16" else "")
 
 
 def seconds_interval(estimate: Estimate) -> str:
