@@ -1,4 +1,5 @@
 # Every target makes its own .venv first; nothing but Python 3.11, pip, make and a C++ compiler is needed.
+# The install is editable; after a module was moved or renamed, run `make clean` once.
 PYTHON ?= python3
 RUNS ?= memfloor-runs
 

@@ -1,0 +1,96 @@
+"""What one number costs in memory: the weight and KV formats of the catalogue."""
+
+import tomllib
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from memfloor.errors import UsageError
+
+
+class WeightFormat(BaseModel):
+    """Say what one weight costs in memory, its quantisation scales included."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    bits: int = Field(gt=0)
+    scale_bytes: int = 0
+    group_size: int = Field(default=0, ge=0)
+    outer_scale_bytes: int = 0
+    outer_group_size: int = Field(default=0, ge=0)
+    source: str
+
+    def weight_bytes(self, rows: int, columns: int) -> int:
+        """Return the bytes of the numbers of a [rows, columns] weight, without its scales."""
+        return rows * columns * self.bits // 8
+
+    def scales_bytes(self, rows: int, columns: int) -> int:
+        """Return the bytes of the scales and zeros of a [rows, columns] weight; groups run along columns."""
+        groups = rows * -(-columns // (self.group_size or columns))
+        outer_groups = -(-groups // self.outer_group_size) if self.outer_group_size else 0
+        return groups * self.scale_bytes + outer_groups * self.outer_scale_bytes
+
+    @property
+    def is_quantized(self) -> bool:
+        """Tell whether a weight takes fewer than 16 bits."""
+        return self.bits < 16
+
+
+class KVFormat(BaseModel):
+    """Say what one key or value vector of one head costs in memory."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    bits: int = Field(gt=0)
+    scale_bytes: int = 0
+    source: str
+
+    def vector_bytes(self, head_dim: int) -> int:
+        """Return the bytes of one vector of head_dim numbers with its scale."""
+        return head_dim * self.bits // 8 + self.scale_bytes
+
+
+@cache
+def _formats() -> dict[str, dict[str, dict[str, Any]]]:
+    return tomllib.loads((files("memfloor") / "data" / "formats.toml").read_text())
+
+
+def weight_format_names() -> list[str]:
+    """Return the names of the weight formats of the catalogue."""
+    return list(_formats()["weights"])
+
+
+def kv_format_names() -> list[str]:
+    """Return the names of the KV cache formats of the catalogue."""
+    return list(_formats()["kv"])
+
+
+def weight_format(name: str) -> WeightFormat:
+    """Return a weight format of the catalogue.
+
+    Raises:
+        UsageError: The name is not in the catalogue.
+    """
+    if name not in _formats()["weights"]:
+        raise UsageError.unknown("weight format", name, weight_format_names())
+    return WeightFormat(name=name, **_formats()["weights"][name])
+
+
+def kv_format(name: str) -> KVFormat:
+    """Return a KV cache format of the catalogue.
+
+    Raises:
+        UsageError: The name is not in the catalogue.
+    """
+    if name not in _formats()["kv"]:
+        raise UsageError.unknown("KV format", name, kv_format_names())
+    return KVFormat(name=name, **_formats()["kv"][name])
+
+
+def unquantized(weights: str) -> str:
+    """Return the 16- or 32-bit type that a model keeps beside weights of this format: their own, or bf16."""
+    return "bf16" if weight_format(weights).is_quantized else weights

@@ -1,0 +1,55 @@
+"""The shape of a model, with the field names of Hugging Face configs."""
+
+from hashlib import sha256
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+KNOWN_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+
+
+class ModelSpec(BaseModel):
+    """Describe a dense decoder-only transformer, with the field names of Hugging Face configs.
+
+    Mixture-of-experts and encoder-decoder models are left out.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    name: str
+    model_type: str
+    hidden_size: int = Field(gt=0)
+    intermediate_size: int = Field(gt=0)
+    num_hidden_layers: int = Field(gt=0)
+    num_attention_heads: int = Field(gt=0)
+    num_key_value_heads: int = Field(gt=0)
+    head_dim: int = Field(gt=0)
+    vocab_size: int = Field(gt=0)
+    tie_word_embeddings: bool
+    max_position_embeddings: int = Field(gt=0)
+    rms_norm_eps: float = Field(gt=0)
+    rope_theta: float = Field(gt=0)
+    rope_scaling: dict[str, float | str] | None = None
+    qkv_bias: bool = False
+    attention_output_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    sliding_window: int | None = Field(default=None, gt=0)
+    num_sliding_layers: int = Field(default=0, ge=0)
+    source: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """Return eight hexadecimal digits that differ between two models of one name but not of one shape."""
+        shape = self.model_dump_json(exclude={"name", "source"})
+        return sha256(shape.encode()).hexdigest()[:8]
+
+    @model_validator(mode="after")
+    def _check(self) -> "ModelSpec":
+        if self.model_type not in KNOWN_MODEL_TYPES:
+            raise ValueError(f"unknown model_type {self.model_type!r}; known: {', '.join(KNOWN_MODEL_TYPES)}")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_attention_heads {self.num_attention_heads} is not a multiple of "
+                f"num_key_value_heads {self.num_key_value_heads}"
+            )
+        return self
