@@ -5,5 +5,5 @@ from importlib.metadata import PackageNotFoundError, version
 try:
     __version__ = version("memfloor")
 except PackageNotFoundError:
-    # Run from a source tree that was never installed, as on a borrowed GPU machine.
+    # Run from a source tree that was never installed, by PYTHONPATH.
     __version__ = "0+source"

@@ -7,7 +7,7 @@ from memfloor.errors import UsageError
 from memfloor.floor import step_traffic
 from memfloor.record import DeviceInfo, UnreadableFile
 from memfloor.report.page import render, repeat_commands, write_page
-from memfloor.report.sentences import headline
+from memfloor.report.sentences import cautions, headline
 from memfloor.report.sql import run_query
 from memfloor.report.summary import summarise
 from memfloor.report.tables import CELL_COLUMNS, cell_row, invalid_row
@@ -85,6 +85,17 @@ def test_the_headline_compares_the_slowest_with_the_fastest(make_run, make_cell)
     assert "hf-eager takes 11 ms" in text
     assert "engine takes 1 ms" in text
     assert "Over all 3 cells" in text
+
+
+def test_a_working_set_in_cache_and_a_busy_machine_are_said(make_run):
+    run = make_run()
+    busy = run.environment.model_copy(update={"foreign_load": 0.25})
+    quiet_device = busy.device.model_copy(update={"last_level_cache_bytes": None})
+    quiet = busy.model_copy(update={"device": quiet_device, "foreign_load": 0.0})
+    in_cache, beside_others = cautions(summarise([run.model_copy(update={"environment": busy})])[0])
+    assert "less than 4 times the last-level cache of 33.55 MB" in in_cache
+    assert "up to 25.0 % of the host's cores" in beside_others
+    assert cautions(summarise([run.model_copy(update={"environment": quiet})])[0]) == []
 
 
 class _Links(HTMLParser):

@@ -9,15 +9,15 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from memfloor.cli.output import one_or_list, print_json, print_table, print_text
+from memfloor.cli.output import one_or_list, output_width, print_json, print_table, print_text
 from memfloor.cli.parse import parse_counts, parse_runtime
 from memfloor.cli.progress import SessionProgress
 from memfloor.cli.records import read_store
 from memfloor.errors import UsageError
 from memfloor.record import Cell, Failure, Protocol, Run, Skip, Store
-from memfloor.report.sentences import headline
+from memfloor.report.sentences import cautions, headline
 from memfloor.report.summary import summarise
-from memfloor.report.tables import CELL_COLUMNS, cell_row, invalid_row
+from memfloor.report.tables import CELL_COLUMNS, NARROW, cell_row, invalid_row
 
 Records = Sequence[Run | Failure | Skip]
 
@@ -62,6 +62,8 @@ class RunOptions:
 
 DEFAULTS = RunOptions()
 EXIT_NOTHING_MEASURED = 1
+# Characters that all columns of the cell table take.
+WIDE_TABLE = 180
 
 
 def measure(
@@ -136,12 +138,14 @@ def _show(records: Records, cells: Sequence[Cell], options: RunOptions) -> None:
     if options.json:
         print_json(one_or_list([item.to_json() for item in summaries] + [cell.to_json() for cell in invalid]))
         sys.exit(0 if summaries else EXIT_NOTHING_MEASURED)
-    print_table(f"{len(cells)} cells, records in {options.out}", CELL_COLUMNS, map(cell_row, summaries))
+    places = range(len(CELL_COLUMNS)) if output_width() >= WIDE_TABLE else NARROW
+    rows = [[row[place] for place in places] for row in map(cell_row, summaries)]
+    print_table(f"{len(cells)} cells, records in {options.out}", [CELL_COLUMNS[place] for place in places], rows)
     for cell in invalid:
         print_text(" ".join(invalid_row(cell)))
     if not summaries:
         sys.exit(EXIT_NOTHING_MEASURED)
-    print_text(headline(summaries))
+    print_text("\n".join([headline(summaries), *cautions(summaries)]))
 
 
 def _device(options: RunOptions) -> str:

@@ -42,6 +42,11 @@ def one_or_list(values: Sequence[Any]) -> Any:
     return values[0] if len(values) == 1 else list(values)
 
 
+def output_width() -> int:
+    """Return the characters of a line of standard output."""
+    return _console().width
+
+
 def _console() -> Console:
     # Names, reasons and paths are printed as they are, whatever brackets and colons they hold.
     console = Console(markup=False, emoji=False, highlight=False)

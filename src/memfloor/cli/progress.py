@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Mapping
-from statistics import median
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,10 +18,12 @@ class SessionProgress:
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
-        self._live = Live(Text(""), console=self._console, transient=True) if sys.stderr.isatty() else None
+        # Drawn when something has happened and not by a clock of its own, beside a run that is being timed.
+        shown = sys.stderr.isatty()
+        self._live = Live(Text(""), console=self._console, transient=True, auto_refresh=False) if shown else None
         self._heading = ""
         self._phase = ""
-        self._seconds: list[float] = []
+        self._steps = ""
         self._left = ""
 
     def __enter__(self) -> Self:
@@ -37,15 +38,15 @@ class SessionProgress:
     def run_started(self, cell: Cell, done: int, total: int) -> None:
         """Start the line of a run."""
         self._heading = f"[{done + 1}/{total}] {describe(cell)}"
-        self._phase, self._seconds = "starting", []
+        self._phase, self._steps = "starting", ""
         self._draw()
 
     def run_event(self, event: Mapping[str, Any]) -> None:
-        """Follow a phase or a step."""
+        """Follow a phase or a few more steps."""
         if event["event"] == "phase":
             self._phase = event["phase"]
-        elif event["phase"] == "timed":
-            self._seconds.append(event["seconds"])
+        else:
+            self._steps = f", {event['count']} steps, {format_seconds(event['p50_seconds'])}"
         self._draw()
 
     def run_ended(self, record: Run | Failure | Skip, done: int, total: int, seconds_left: float) -> None:
@@ -60,8 +61,7 @@ class SessionProgress:
 
     def _draw(self) -> None:
         if self._live:
-            steps = f", {len(self._seconds)} steps, {format_seconds(median(self._seconds))}" if self._seconds else ""
-            self._live.update(Text(f"{self._heading}: {self._phase}{steps}{self._left}"))
+            self._live.update(Text(f"{self._heading}: {self._phase}{self._steps}{self._left}"), refresh=True)
 
 
 def describe(cell: Cell) -> str:

@@ -3,11 +3,15 @@
 import json
 import os
 import sys
+import time
+from statistics import median
 
 from memfloor.experiments.job import Job, Measured, Unavailable, do_job
 from memfloor.measure.environment import device_info
 from memfloor.measure.process import die_with_parent
 from memfloor.record import Step
+
+REPORT_SECONDS = 1.0
 
 
 class EventPipe:
@@ -28,6 +32,23 @@ class EventPipe:
             data = data[os.write(self._descriptor, data) :]
 
 
+class StepReport:
+    """Tell the parent how the steps go, seldom: on two cores its waking up would show in the steps."""
+
+    def __init__(self, pipe: EventPipe) -> None:
+        self._pipe = pipe
+        self._seconds: list[float] = []
+        self._next = time.monotonic() + REPORT_SECONDS
+
+    def __call__(self, step: Step) -> None:
+        """Note one step, and report all timed ones when it is time to."""
+        if step.phase == "timed":
+            self._seconds.append(step.device_seconds or step.host_seconds)
+        if self._seconds and time.monotonic() >= self._next:
+            self._next = time.monotonic() + REPORT_SECONDS
+            self._pipe.send("steps", count=len(self._seconds), p50_seconds=median(self._seconds))
+
+
 def main() -> None:
     """Take the run and send its events; any other error ends the process with its traceback as last words."""
     die_with_parent()
@@ -35,13 +56,10 @@ def main() -> None:
     pipe = EventPipe(int(sys.argv[1]))
     job = Job.model_validate_json(sys.stdin.read())
 
-    def on_step(step: Step) -> None:
-        pipe.send("step", seconds=step.device_seconds or step.host_seconds, phase=step.phase)
-
     device = device_info(job.cell.device)
     pipe.send("device", device=device.model_dump())
     try:
-        measured = do_job(job, device, on_step, lambda phase: pipe.send("phase", phase=phase))
+        measured = do_job(job, device, StepReport(pipe), lambda phase: pipe.send("phase", phase=phase))
     except Unavailable as reason:
         pipe.send("unavailable", reason=str(reason))
     except MemoryError as error:

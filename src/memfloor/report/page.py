@@ -14,7 +14,7 @@ import memfloor
 from memfloor.errors import UsageError
 from memfloor.record import Failure, Run, Skip, UnreadableFile
 from memfloor.report.figures import FIGURES, save
-from memfloor.report.sentences import headline
+from memfloor.report.sentences import cautions, headline
 from memfloor.report.summary import CellSummary, summarise
 from memfloor.report.tables import CELL_COLUMNS, cell_row, invalid_row
 from memfloor.spec import model_names
@@ -50,6 +50,7 @@ def render(records: Sequence[Run | Failure | Skip], unreadable: Sequence[Unreada
         made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         folder=str(folder),
         headline=headline(summaries) if summaries else "No cell gave a time.",
+        cautions=cautions(summaries),
         columns=CELL_COLUMNS,
         rows=[cell_row(summary) for summary in summaries],
         invalid=[invalid_row(cell) for cell in invalid],

@@ -5,7 +5,10 @@ from collections.abc import Sequence
 
 from memfloor.report.summary import CellSummary
 from memfloor.report.tables import percent_interval, runtime_label
-from memfloor.units import format_percent, format_seconds
+from memfloor.units import format_bytes, format_percent, format_seconds
+
+CACHE_MULTIPLE = 4
+FOREIGN_LOAD = 0.1
 
 
 def headline(summaries: Sequence[CellSummary]) -> str:
@@ -27,6 +30,24 @@ def headline(summaries: Sequence[CellSummary]) -> str:
     if len(values) > len(shown):
         text += f" Over all {len(values)} cells: {format_percent(min(values))} to {format_percent(max(values))}."
     return text
+
+
+def cautions(summaries: Sequence[CellSummary]) -> list[str]:
+    """Return what a reader must know before trusting a cell: a working set in cache, or a busy machine."""
+    found = []
+    for summary in summaries:
+        name = f"{summary.cell.spec.name} {runtime_label(summary)} at context {summary.cell.workload.context_len}"
+        cache = summary.device.last_level_cache_bytes
+        step_bytes = summary.fractions["streamed"].total_bytes
+        if cache and step_bytes < CACHE_MULTIPLE * cache:
+            found.append(
+                f"{name}: a step's {format_bytes(step_bytes)} is less than {CACHE_MULTIPLE} times the last-level cache "
+                f"of {format_bytes(cache)}; part of it stays in the cache, so its fraction says little about memory."
+            )
+        load = max(run.environment.foreign_load for run in summary.runs)
+        if load > FOREIGN_LOAD:
+            found.append(f"{name}: other processes took up to {format_percent(load)} of the host's cores during a run.")
+    return found
 
 
 def _most_compared(summaries: Sequence[CellSummary]) -> list[CellSummary]:

@@ -21,6 +21,10 @@ CELL_COLUMNS = (
 )
 
 
+# What fits a narrow terminal, by place.
+NARROW = (0, 1, 2, 3, 5, 7)
+
+
 def cell_row(summary: CellSummary) -> list[str]:
     """Return the row of a measured cell; a missing figure is a dash, never a zero."""
     fractions = summary.fractions

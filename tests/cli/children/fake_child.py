@@ -80,7 +80,7 @@ def main():
         os.write(1, b"{\xff\x00 no event\n" * 100)
     send("phase", phase="decoding")
     time.sleep(0.3 if behaviour == SLOW else 0.0)
-    send("step", phase="timed", seconds=1e-3)
+    send("steps", count=1, p50_seconds=1e-3)
     send("measured", measured=measured(job, device))
 
 
