@@ -98,6 +98,12 @@ def test_a_working_set_in_cache_and_a_busy_machine_are_said(make_run):
     assert cautions(summarise([run.model_copy(update={"environment": quiet})])[0]) == []
 
 
+def test_a_ceiling_that_moves_between_runs_is_said(make_run):
+    steady, moved = (summarise([make_run(), make_run(ceiling=rate, block=1)])[0] for rate in (1.2e9, 1.3e9))
+    assert not [text for text in cautions(steady) if "ceiling moved" in text]
+    assert [text for text in cautions(moved) if "the ceiling moved from 1 GB/s to 1.3 GB/s" in text]
+
+
 class _Links(HTMLParser):
     def __init__(self):
         super().__init__()

@@ -7,11 +7,15 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from memfloor.cli.output import print_json, print_table
+from memfloor.cli.output import output_width, print_json, print_table
 from memfloor.record import Failure, Run, Skip, Store
 from memfloor.units import format_bandwidth, format_seconds
 
 Records = list[Run | Failure | Skip]
+RUNS_COLUMNS = ("taken at (UTC)", "kind", "model", "runtime", "context", "block", "p50", "ceiling", "device or reason")
+# Characters that all columns take, and what fits a narrow terminal, by place.
+WIDE_TABLE = 150
+NARROW = (0, 1, 2, 3, 4, 6)
 
 
 def runs(
@@ -45,11 +49,9 @@ def runs(
     if json:
         print_json([record.model_dump(mode="json") for record in records])
         return
-    print_table(
-        f"{len(records)} records in {folder}",
-        ["taken at (UTC)", "kind", "model", "runtime", "context", "block", "p50", "ceiling", "device or reason"],
-        [_row(record) for record in records],
-    )
+    places = range(len(RUNS_COLUMNS)) if output_width() >= WIDE_TABLE else NARROW
+    rows = [[row[place] for place in places] for row in map(_row, records)]
+    print_table(f"{len(records)} records in {folder}", [RUNS_COLUMNS[place] for place in places], rows)
 
 
 def query(folder: Path, sql: str, /, *, json: Annotated[bool, Parameter(negative=())] = False) -> None:

@@ -21,7 +21,7 @@ from memfloor.spec import model_names
 
 CAPTIONS = {
     "1": "Figure 1. Achieved fraction of the floor (streamed bytes), left, and step time, right. Grey: the study's "
-    "published cells at context 2048, a reference that was not measured here.",
+    "published cells at context 2048, a reference that was not measured here; its fractions count all parameters.",
     "runs": "Every timed step of every run. A run is one fresh process and the unit of resampling.",
 }
 

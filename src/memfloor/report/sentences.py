@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 from memfloor.report.summary import CellSummary
 from memfloor.report.tables import percent_interval, runtime_label
-from memfloor.units import format_bytes, format_percent, format_seconds
+from memfloor.units import format_bandwidth, format_bytes, format_percent, format_seconds
 
 CACHE_MULTIPLE = 4
+CEILING_SPREAD = 1.25
 FOREIGN_LOAD = 0.1
 
 
@@ -33,7 +34,7 @@ def headline(summaries: Sequence[CellSummary]) -> str:
 
 
 def cautions(summaries: Sequence[CellSummary]) -> list[str]:
-    """Return what a reader must know before trusting a cell: a working set in cache, or a busy machine."""
+    """Return what a reader must know before trusting a cell: working set in cache, moving ceiling, busy host."""
     found = []
     for summary in summaries:
         name = f"{summary.cell.spec.name} {runtime_label(summary)} at context {summary.cell.workload.context_len}"
@@ -43,6 +44,13 @@ def cautions(summaries: Sequence[CellSummary]) -> list[str]:
             found.append(
                 f"{name}: a step's {format_bytes(step_bytes)} is less than {CACHE_MULTIPLE} times the last-level cache "
                 f"of {format_bytes(cache)}; part of it stays in the cache, so its fraction says little about memory."
+            )
+        ceilings = [run.ceiling_bytes_per_second for run in summary.runs]
+        if max(ceilings) > CEILING_SPREAD * min(ceilings):
+            lowest, highest = format_bandwidth(min(ceilings)), format_bandwidth(max(ceilings))
+            found.append(
+                f"{name}: the ceiling moved from {lowest} to {highest} between runs: neighbours came or went, and "
+                "latency and fraction need not have moved together."
             )
         load = max(run.environment.foreign_load for run in summary.runs)
         if load > FOREIGN_LOAD:
