@@ -151,6 +151,15 @@ def test_runs_of_another_device_do_not_count(again, copied):
     assert len(again(contexts="64,128")) == 4
 
 
+def test_runs_of_another_torch_do_not_count_and_those_of_another_memfloor_do(again, copied):
+    for version, new_runs in (("memfloor", 0), ("torch", 4)):
+        for path in copied.glob("*run*.json"):
+            record = json.loads(path.read_text())
+            record["environment"]["packages"][version] = "0.0.1"
+            path.write_text(json.dumps(record))
+        assert len(again(contexts="64,128")) == new_runs
+
+
 def test_an_unreadable_record_is_taken_again_and_left_where_it_lies(again, copied):
     victim = next(copied.glob("*ctx64-*run000*.json"))
     victim.write_bytes(victim.read_bytes()[:100])

@@ -104,6 +104,13 @@ def test_a_ceiling_that_moves_between_runs_is_said(make_run):
     assert [text for text in cautions(moved) if "the ceiling moved from 1 GB/s to 1.3 GB/s" in text]
 
 
+def test_runs_of_different_software_are_said(make_run):
+    old, new = make_run(), make_run(block=1)
+    newer = new.environment.model_copy(update={"packages": {"torch": "2.14.0", "numpy": "2.3"}})
+    texts = cautions(summarise([old, new.model_copy(update={"environment": newer})])[0])
+    assert [text for text in texts if "mix software stacks: torch 2.13.0; torch 2.14.0" in text]
+
+
 class _Links(HTMLParser):
     def __init__(self):
         super().__init__()

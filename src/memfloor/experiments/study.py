@@ -1,12 +1,12 @@
 """The main job: how far from the memory floor is each cell of a grid of models, contexts and runtimes?"""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from memfloor.errors import UsageError
 from memfloor.experiments.blocks import Plan
 from memfloor.floor import check_context
-from memfloor.measure.environment import device_name
+from memfloor.measure.environment import device_name, package_versions
 from memfloor.record import Cell, Failure, Run, Store
 from memfloor.runtimes import check_options, find_runtime
 from memfloor.spec import ModelSpec, Workload, load_model, unquantized
@@ -59,6 +59,11 @@ def grid(
     return list(cells.values())
 
 
+def _stack(packages: Mapping[str, str]) -> dict[str, str]:
+    # A new memfloor does not make old runs worthless; a new torch may.
+    return {name: version for name, version in packages.items() if name != "memfloor"}
+
+
 def _check_shape(spec: ModelSpec, folder: str) -> None:
     checkpoint = load_model(folder)
     if checkpoint.fingerprint != spec.fingerprint:
@@ -68,12 +73,13 @@ def _check_shape(spec: ModelSpec, folder: str) -> None:
 
 
 def done_blocks(store: Store, plan: Plan) -> dict[str, set[int]]:
-    """Return, by cell key, the blocks of a plan that are on record for this machine's device.
+    """Return, by cell key, the blocks of a plan that are on record for this machine's device and software.
 
     A cell that ran out of memory counts as done; other failures are to be tried again.
     """
     wanted = {cell.key: cell for cell in plan.cells}
     names = {kind: device_name(kind) for kind in {cell.device for cell in plan.cells}}
+    stack = _stack(package_versions())
     done: dict[str, set[int]] = defaultdict(set)
     for record in store.read()[0]:
         cell = wanted.get(record.cell.key)
@@ -81,7 +87,8 @@ def done_blocks(store: Store, plan: Plan) -> dict[str, set[int]]:
             continue
         match record:
             case Run():
-                if record.protocol == plan.protocol and record.environment.device.name == names[cell.device]:
+                same_place = record.environment.device.name == names[cell.device]
+                if same_place and record.protocol == plan.protocol and _stack(record.environment.packages) == stack:
                     done[cell.key].add(record.block)
             case Failure(cause="out_of_memory", device=device) if device and device.name == names[cell.device]:
                 done[cell.key] |= set(range(plan.runs))

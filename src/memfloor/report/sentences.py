@@ -10,6 +10,8 @@ from memfloor.units import format_bandwidth, format_bytes, format_percent, forma
 CACHE_MULTIPLE = 4
 CEILING_SPREAD = 1.25
 FOREIGN_LOAD = 0.1
+# Packages whose version can change what a step does.
+STACK = ("torch", "transformers", "triton")
 
 
 def headline(summaries: Sequence[CellSummary]) -> str:
@@ -34,28 +36,48 @@ def headline(summaries: Sequence[CellSummary]) -> str:
 
 
 def cautions(summaries: Sequence[CellSummary]) -> list[str]:
-    """Return what a reader must know before trusting a cell: working set in cache, moving ceiling, busy host."""
-    found = []
-    for summary in summaries:
-        name = f"{summary.cell.spec.name} {runtime_label(summary)} at context {summary.cell.workload.context_len}"
-        cache = summary.device.last_level_cache_bytes
-        step_bytes = summary.fractions["streamed"].total_bytes
-        if cache and step_bytes < CACHE_MULTIPLE * cache:
-            found.append(
-                f"{name}: a step's {format_bytes(step_bytes)} is less than {CACHE_MULTIPLE} times the last-level cache "
-                f"of {format_bytes(cache)}; part of it stays in the cache, so its fraction says little about memory."
-            )
-        ceilings = [run.ceiling_bytes_per_second for run in summary.runs]
-        if max(ceilings) > CEILING_SPREAD * min(ceilings):
-            lowest, highest = format_bandwidth(min(ceilings)), format_bandwidth(max(ceilings))
-            found.append(
-                f"{name}: the ceiling moved from {lowest} to {highest} between runs: neighbours came or went, and "
-                "latency and fraction need not have moved together."
-            )
-        load = max(run.environment.foreign_load for run in summary.runs)
-        if load > FOREIGN_LOAD:
-            found.append(f"{name}: other processes took up to {format_percent(load)} of the host's cores during a run.")
-    return found
+    """Return what a reader must know before trusting a cell, a sentence each."""
+    return [
+        f"{summary.cell.spec.name} {runtime_label(summary)} at context {summary.cell.workload.context_len}: {text}."
+        for summary in summaries
+        for find in (_working_set_in_cache, _moving_ceiling, _mixed_software, _busy_host)
+        if (text := find(summary))
+    ]
+
+
+def _working_set_in_cache(summary: CellSummary) -> str | None:
+    cache, step_bytes = summary.device.last_level_cache_bytes, summary.fractions["streamed"].total_bytes
+    if not cache or step_bytes >= CACHE_MULTIPLE * cache:
+        return None
+    return (
+        f"a step's {format_bytes(step_bytes)} is less than {CACHE_MULTIPLE} times the last-level cache of "
+        f"{format_bytes(cache)}; part of it stays in the cache, so its fraction says little about memory"
+    )
+
+
+def _moving_ceiling(summary: CellSummary) -> str | None:
+    ceilings = [run.ceiling_bytes_per_second for run in summary.runs]
+    if max(ceilings) <= CEILING_SPREAD * min(ceilings):
+        return None
+    return (
+        f"the ceiling moved from {format_bandwidth(min(ceilings))} to {format_bandwidth(max(ceilings))} between runs; "
+        "neighbours came or went, and latency and fraction need not have moved together"
+    )
+
+
+def _mixed_software(summary: CellSummary) -> str | None:
+    stacks = {
+        ", ".join(f"{name} {version}" for name, version in run.environment.packages.items() if name in STACK)
+        for run in summary.runs
+    }
+    return f"its runs mix software stacks: {'; '.join(sorted(stacks))}" if len(stacks) > 1 else None
+
+
+def _busy_host(summary: CellSummary) -> str | None:
+    load = max(run.environment.foreign_load for run in summary.runs)
+    if load <= FOREIGN_LOAD:
+        return None
+    return f"other processes took up to {format_percent(load)} of the host's cores during a run"
 
 
 def _most_compared(summaries: Sequence[CellSummary]) -> list[CellSummary]:

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 
-from memfloor.measure.environment import device_info
+from memfloor.measure.environment import device_info, package_versions
 from memfloor.measure.process import die_with_parent
 
 OUT_OF_MEMORY, UNAVAILABLE, EXIT, KILLED, HANG, SILENT, GARBAGE, SLOW = 20, 21, 22, 23, 24, 25, 26, 27
@@ -32,7 +32,7 @@ def measured(job, device):
             "host_memory_bytes": 1,
             "kernel": "fake",
             "python": "3",
-            "packages": {},
+            "packages": package_versions(),
             "git_commit": None,
             "huge_pages": "unknown",
             "threads": 1,
