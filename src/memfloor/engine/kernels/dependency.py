@@ -32,6 +32,13 @@ def wait_before_constants(PDL: tl.constexpr) -> None:
 
 
 @triton.jit
+def wait_for_previous(PDL: tl.constexpr) -> None:
+    """Wait for the previous kernel here in every mode: there are no constants to load first."""
+    if PDL > 0:
+        tl.extra.cuda.gdc_wait()
+
+
+@triton.jit
 def wait_after_constants(PDL: tl.constexpr) -> None:
     """Wait for the previous kernel here if constants were loaded first."""
     if PDL == 2:

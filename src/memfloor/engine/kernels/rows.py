@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from memfloor.engine.kernels.dependency import release_dependents, wait_after_constants, wait_before_constants
+
 
 @triton.jit
 def load_rows(
@@ -24,6 +26,34 @@ def load_rows(
     if N % BLOCK_N != 0:
         mask = mask & (rows < N)
     return tl.load(w_ptr + rows * K + columns, mask=mask, other=0.0, eviction_policy="evict_first")
+
+
+@triton.jit
+def normed_product(
+    x_ptr: tl.tensor,
+    sums_ptr: tl.tensor,
+    w_ptr: tl.tensor,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    EPS: tl.constexpr,
+    NUM_SUMS: tl.constexpr,
+    BLOCK_SUMS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    PDL: tl.constexpr,
+) -> tl.tensor:
+    """Return this program's BLOCK_N rows of W [N, K] x [K] / rms, waiting for the previous kernel on the way."""
+    tile = tl.program_id(0)
+    release_dependents(PDL)
+    wait_before_constants(PDL)
+    w = load_rows(w_ptr, tile * BLOCK_N, 0, N, K, BLOCK_N, BLOCK_K)
+    wait_after_constants(PDL)
+    x = load_vector(x_ptr, 0, K, BLOCK_K)
+    sums = load_sums(sums_ptr, NUM_SUMS, BLOCK_SUMS)
+    out = tl.sum(lane_products(w, x, BLOCK_N, BLOCK_K), axis=1)
+    # Last, so that the products do not wait for the norm.
+    out *= norm_scale(sums, K, EPS)
+    return out
 
 
 @triton.jit

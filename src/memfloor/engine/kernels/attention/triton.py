@@ -3,7 +3,12 @@
 import triton
 import triton.language as tl
 
-from memfloor.engine.kernels.dependency import release_dependents, wait_after_constants, wait_before_constants
+from memfloor.engine.kernels.dependency import (
+    release_dependents,
+    wait_after_constants,
+    wait_before_constants,
+    wait_for_previous,
+)
 
 
 @triton.jit
@@ -117,8 +122,7 @@ def combine_kernel(
     """Write the attention [H, D], bf16, from the partials of the splits that hold slots; one program per head."""
     head = tl.program_id(0)
     release_dependents(PDL)
-    if PDL > 0:
-        wait_before_constants(1)
+    wait_for_previous(PDL)
     position = tl.load(position_ptr, volatile=True)
     splits = tl.arange(0, BLOCK_SPLITS)
     held = splits < tl.minimum(position // BLOCK_S + 1, SPLITS)

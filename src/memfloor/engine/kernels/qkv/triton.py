@@ -3,14 +3,7 @@
 import triton
 import triton.language as tl
 
-from memfloor.engine.kernels.dependency import release_dependents, wait_after_constants, wait_before_constants
-from memfloor.engine.kernels.rows import (
-    lane_products,
-    load_rows,
-    load_sums,
-    load_vector,
-    norm_scale,
-)
+from memfloor.engine.kernels.rows import normed_product
 
 
 @triton.jit
@@ -36,15 +29,7 @@ def qkv_kernel(
     never wait for it. Each program takes BLOCK_N rows.
     """
     tile = tl.program_id(0)
-    release_dependents(PDL)
-    wait_before_constants(PDL)
-    w = load_rows(w_ptr, tile * BLOCK_N, 0, N, K, BLOCK_N, BLOCK_K)
-    wait_after_constants(PDL)
-    x = load_vector(x_ptr, 0, K, BLOCK_K)
-    sums = load_sums(sums_ptr, NUM_SUMS, BLOCK_SUMS)
-    out = tl.sum(lane_products(w, x, BLOCK_N, BLOCK_K), axis=1)
-    # Last, so that the products do not wait for the norm.
-    out *= norm_scale(sums, K, EPS)
+    out = normed_product(x_ptr, sums_ptr, w_ptr, N, K, EPS, NUM_SUMS, BLOCK_SUMS, BLOCK_N, BLOCK_K, PDL)
     rows = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     if HAS_BIAS:
         out += tl.load(bias_ptr + rows, mask=rows < N, other=0.0).to(tl.float32)

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from memfloor.engine.kernels.dependency import release_dependents, wait_before_constants
+from memfloor.engine.kernels.dependency import release_dependents, wait_for_previous
 from memfloor.engine.kernels.embed.triton import write_embedding
 
 
@@ -40,8 +40,7 @@ def sample_kernel(
     grows by one. Dependents are released after the wait: whatever starts the next step may then rely on
     everything the heads and layers of this one wrote.
     """
-    if PDL > 0:
-        wait_before_constants(1)
+    wait_for_previous(PDL)
     release_dependents(PDL)
     value = tl.full((CHUNK,), float("-inf"), dtype=tl.float32)
     candidate = tl.full((CHUNK,), V, dtype=tl.int32)
