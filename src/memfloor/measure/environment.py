@@ -10,6 +10,7 @@ import psutil
 
 from memfloor.engine.cpu import allowed_cpus
 from memfloor.errors import UsageError
+from memfloor.measure.nvml import NotInstalled, Unanswered, ask
 from memfloor.record import DeviceInfo
 
 _SIZE_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
@@ -49,14 +50,11 @@ def device_name(kind: str) -> str:
     if kind == "cpu":
         return cpu_name()
     try:
-        import pynvml
-    except ImportError as error:
-        raise UsageError("nvidia-ml-py is not installed; pip install 'memfloor[torch]'") from error
-    try:
-        pynvml.nvmlInit()
-        return str(pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0)))
-    except pynvml.NVMLError as error:
-        raise UsageError(f"no NVIDIA GPU answers: {error}") from error
+        return str(ask(lambda nvml, gpu: nvml.nvmlDeviceGetName(gpu)))
+    except NotInstalled as reason:
+        raise UsageError(f"{reason}; pip install 'memfloor[torch]'") from reason
+    except Unanswered as reason:
+        raise UsageError(f"no NVIDIA GPU answers: {reason}") from reason
 
 
 def last_level_cache_bytes() -> int | None:
@@ -159,11 +157,6 @@ def _cuda_info() -> DeviceInfo:
 
 def _driver_version() -> str | None:
     try:
-        import pynvml
-    except ImportError:
-        return None
-    try:
-        pynvml.nvmlInit()
-        return str(pynvml.nvmlSystemGetDriverVersion())
-    except pynvml.NVMLError:
+        return str(ask(lambda nvml, gpu: nvml.nvmlSystemGetDriverVersion()))
+    except Unanswered:
         return None

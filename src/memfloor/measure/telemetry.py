@@ -6,6 +6,7 @@ from typing import Any
 
 import psutil
 
+from memfloor.measure.nvml import Unanswered, ask
 from memfloor.record import DeviceInfo
 
 NOT_SUPPORTED = "not supported"
@@ -19,15 +20,9 @@ def read_sensors(device: DeviceInfo) -> dict[str, float | str]:
 def foreign_gpu_processes() -> int | str:
     """Count the processes on GPU 0 that are not this one, or say why they cannot be counted."""
     try:
-        import pynvml
-    except ImportError:
-        return "nvidia-ml-py is not installed"
-    try:
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-        running = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
-    except pynvml.NVMLError as error:
-        return str(error)
+        running = ask(lambda nvml, gpu: nvml.nvmlDeviceGetComputeRunningProcesses(gpu))
+    except Unanswered as reason:
+        return str(reason)
     return sum(1 for process in running if process.pid != os.getpid())
 
 
@@ -68,23 +63,21 @@ def _read_cpu() -> dict[str, float | str]:
 
 
 def _read_nvml() -> dict[str, float | str]:
+    def read_all(nvml: Any, gpu: Any) -> dict[str, float | str]:
+        readers: dict[str, Callable[[], Any]] = {
+            "sm_clock_hz": lambda: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM) * 1e6,
+            "memory_clock_hz": lambda: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM) * 1e6,
+            "temperature_celsius": lambda: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
+            "power_watts": lambda: nvml.nvmlDeviceGetPowerUsage(gpu) * 1e-3,
+            "throttle_reasons_mask": lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu),
+        }
+        return {name: _nvml_value(reader, nvml.NVMLError) for name, reader in readers.items()}
+
     try:
-        import pynvml
-    except ImportError:
-        return {"nvml": "nvidia-ml-py is not installed"}
-    try:
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-    except pynvml.NVMLError as error:
-        return {"nvml": str(error)}
-    readers: dict[str, Callable[[], Any]] = {
-        "sm_clock_hz": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM) * 1e6,
-        "memory_clock_hz": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM) * 1e6,
-        "temperature_celsius": lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
-        "power_watts": lambda: pynvml.nvmlDeviceGetPowerUsage(handle) * 1e-3,
-        "throttle_reasons_mask": lambda: pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle),
-    }
-    return {name: _nvml_value(reader, pynvml.NVMLError) for name, reader in readers.items()}
+        sensors: dict[str, float | str] = ask(read_all)
+    except Unanswered as reason:
+        return {"nvml": str(reason)}
+    return sensors
 
 
 def _nvml_value(reader: Callable[[], Any], nvml_error: type[Exception]) -> float | str:
