@@ -7,7 +7,7 @@ from cyclopts import Parameter
 from memfloor.cli.output import one_or_list, print_json, print_table
 from memfloor.cli.parse import parse_counts
 from memfloor.floor import CONVENTIONS, check_context, floor_seconds, step_traffic
-from memfloor.hardware import MemorySystem, catalogue, find_device
+from memfloor.hardware import catalogue, find_device
 from memfloor.spec import ModelSpec, Workload, load_model
 from memfloor.units import format_bandwidth, format_bytes, format_seconds
 
@@ -54,11 +54,9 @@ def floor(
 def _bandwidths(names: list[str] | None) -> dict[str, float]:
     if names is None:
         return {device.name: device.peak_bytes_per_second for device in catalogue().values()}
-    return {name: _this_machine() if name == THIS_MACHINE else _peak(find_device(name)) for name in names}
-
-
-def _peak(device: MemorySystem) -> float:
-    return device.peak_bytes_per_second
+    return {
+        name: _this_machine() if name == THIS_MACHINE else find_device(name).peak_bytes_per_second for name in names
+    }
 
 
 def _this_machine() -> float:

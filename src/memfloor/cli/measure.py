@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from memfloor.cli.output import one_or_list, output_width, print_json, print_table, print_text
+from memfloor.cli.output import one_or_list, print_json, print_text, print_wide_table
 from memfloor.cli.parse import parse_counts, parse_runtime
 from memfloor.cli.progress import SessionProgress
 from memfloor.cli.records import read_store
@@ -20,6 +20,7 @@ from memfloor.report.summary import summarise
 from memfloor.report.tables import CELL_COLUMNS, NARROW, cell_row, invalid_row
 
 Records = Sequence[Run | Failure | Skip]
+STUDY_PROTOCOL = Protocol()
 
 
 @Parameter(name="*")
@@ -52,8 +53,8 @@ class RunOptions:
     threads: int | None = None
     prefill: Annotated[bool, Parameter(negative=())] = False
     weights_from: Path | None = None
-    warmup_steps: int = 5
-    timed_steps: int = 30
+    warmup_steps: int = STUDY_PROTOCOL.warmup_steps
+    timed_steps: int = STUDY_PROTOCOL.timed_steps
     time_limit_seconds: float = 900.0
     seed: int = 0
     out: Path = Path("memfloor-runs")
@@ -138,9 +139,8 @@ def _show(records: Records, cells: Sequence[Cell], options: RunOptions) -> None:
     if options.json:
         print_json(one_or_list([item.to_json() for item in summaries] + [cell.to_json() for cell in invalid]))
         sys.exit(0 if summaries else EXIT_NOTHING_MEASURED)
-    places = range(len(CELL_COLUMNS)) if output_width() >= WIDE_TABLE else NARROW
-    rows = [[row[place] for place in places] for row in map(cell_row, summaries)]
-    print_table(f"{len(cells)} cells, records in {options.out}", [CELL_COLUMNS[place] for place in places], rows)
+    title = f"{len(cells)} cells, records in {options.out}"
+    print_wide_table(title, CELL_COLUMNS, map(cell_row, summaries), WIDE_TABLE, NARROW)
     for cell in invalid:
         print_text(" ".join(invalid_row(cell)))
     if not summaries:

@@ -27,6 +27,14 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     _console().print(table)
 
 
+def print_wide_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], width: int, narrow: Sequence[int]
+) -> None:
+    """Print a table whole where a line has `width` characters, elsewhere only the columns at the places `narrow`."""
+    places = range(len(columns)) if _console().width >= width else narrow
+    print_table(title, [columns[place] for place in places], [[row[place] for place in places] for row in rows])
+
+
 def print_text(text: str) -> None:
     """Print a paragraph, wrapped to the terminal."""
     _console().print(text)
@@ -40,11 +48,6 @@ def print_json(value: Any) -> None:
 def one_or_list(values: Sequence[Any]) -> Any:
     """Return the only value by itself, or the whole list."""
     return values[0] if len(values) == 1 else list(values)
-
-
-def output_width() -> int:
-    """Return the characters of a line of standard output."""
-    return _console().width
 
 
 def _console() -> Console:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from memfloor.cli.output import output_width, print_json, print_table
+from memfloor.cli.output import print_json, print_table, print_wide_table
 from memfloor.record import Failure, Run, Skip, Store
 from memfloor.units import format_bandwidth, format_seconds
 
@@ -49,9 +49,7 @@ def runs(
     if json:
         print_json([record.model_dump(mode="json") for record in records])
         return
-    places = range(len(RUNS_COLUMNS)) if output_width() >= WIDE_TABLE else NARROW
-    rows = [[row[place] for place in places] for row in map(_row, records)]
-    print_table(f"{len(records)} records in {folder}", [RUNS_COLUMNS[place] for place in places], rows)
+    print_wide_table(f"{len(records)} records in {folder}", RUNS_COLUMNS, map(_row, records), WIDE_TABLE, NARROW)
 
 
 def query(folder: Path, sql: str, /, *, json: Annotated[bool, Parameter(negative=())] = False) -> None:

@@ -54,9 +54,7 @@ class CpuCeiling:
         self, kernel: Callable[..., Any], pass_bytes: int, passes: int, after_steps: int, method: str
     ) -> CeilingReading:
         seconds = kernel(self._buffer, self._cpus, passes).pass_seconds
-        return CeilingReading(
-            after_steps=after_steps, pass_bytes=pass_bytes, pass_seconds=tuple(seconds), method=method
-        )
+        return _reading(seconds, pass_bytes, after_steps, method)
 
 
 class CudaCeiling:
@@ -87,25 +85,26 @@ class CudaCeiling:
         self._sms = properties.multi_processor_count
         size = size_bytes or self._default_bytes(properties)
         self._source = torch.empty(size // 4, dtype=torch.int32, device="cuda").random_()
-        self._shape = self._fastest_shape()
-        self.method = f"triton stream {self._shape}"
+        shape = self._fastest_shape()
+        self._launch = self._launches(shape)
+        self.method = f"triton stream {shape}"
 
     def read(self, passes: int, after_steps: int = 0) -> CeilingReading:
         """Take one reading of several passes; a pass is several launches between two events."""
-        seconds = [self._time(self._launches(self._shape)) for _ in range(passes)]
-        return self._reading(seconds, self.LAUNCHES_PER_PASS * self._source.nbytes, after_steps, self.method)
+        seconds = [self._time(self._launch) for _ in range(passes)]
+        return _reading(seconds, self.LAUNCHES_PER_PASS * self._source.nbytes, after_steps, self.method)
 
     def copy(self, passes: int) -> CeilingReading:
         """Copy one half of the buffer to the other with the driver's copy; both halves count."""
         left, right = self._source.chunk(2)
         seconds = [self._time(lambda: right.copy_(left)) for _ in range(passes)]
-        return self._reading(seconds, self._source.nbytes, 0, "torch copy_")
+        return _reading(seconds, self._source.nbytes, 0, "torch copy_")
 
     def triad(self, passes: int) -> CeilingReading:
         """Take STREAM's triad over quarters of the buffer; the three in use count."""
         target, left, right, _ = self._source.view(self._torch.float32).chunk(4)
         seconds = [self._time(lambda: self._torch.add(left, right, alpha=3, out=target)) for _ in range(passes)]
-        return self._reading(seconds, 3 * target.nbytes, 0, "torch add")
+        return _reading(seconds, 3 * target.nbytes, 0, "torch add")
 
     def _default_bytes(self, properties: Any) -> int:
         # A sixteenth of the memory leaves room for a model that almost fills the device.
@@ -137,10 +136,9 @@ class CudaCeiling:
         end.synchronize()
         return float(start.elapsed_time(end)) * 1e-3
 
-    def _reading(self, seconds: Sequence[float], pass_bytes: int, after_steps: int, method: str) -> CeilingReading:
-        return CeilingReading(
-            after_steps=after_steps, pass_bytes=pass_bytes, pass_seconds=tuple(seconds), method=method
-        )
+
+def _reading(seconds: Sequence[float], pass_bytes: int, after_steps: int, method: str) -> CeilingReading:
+    return CeilingReading(after_steps=after_steps, pass_bytes=pass_bytes, pass_seconds=tuple(seconds), method=method)
 
 
 def ceiling_for(device: str, threads: int | None = None) -> Ceiling:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 import memfloor
 from memfloor.errors import UsageError
-from memfloor.record import Failure, Run, Skip, UnreadableFile
+from memfloor.record import Failure, Protocol, Run, Skip, UnreadableFile
 from memfloor.report.figures import FIGURES, save
 from memfloor.report.sentences import cautions, headline
 from memfloor.report.summary import CellSummary, summarise
@@ -104,7 +104,7 @@ def _model(summary: CellSummary) -> str:
 
 
 def _settings(summary: CellSummary) -> str:
-    cell, protocol, first = summary.cell, summary.runs[0].protocol, summary.runs[0]
+    cell, protocol, first, study = summary.cell, summary.runs[0].protocol, summary.runs[0], Protocol()
     given = {
         "device": cell.device,
         "runs": max(run.block for run in summary.runs) + 1,
@@ -117,7 +117,14 @@ def _settings(summary: CellSummary) -> str:
         "timed-steps": protocol.timed_steps,
         "seed": None if first.seed is None else first.seed - first.block,
     }
-    defaults = {"batch": 1, "weights": "bf16", "kv": "bf16", "warmup-steps": 5, "timed-steps": 30, "seed": 0}
+    defaults = {
+        "batch": 1,
+        "weights": "bf16",
+        "kv": "bf16",
+        "warmup-steps": study.warmup_steps,
+        "timed-steps": study.timed_steps,
+        "seed": 0,
+    }
     shown = {name: value for name, value in given.items() if value is not None and value != defaults.get(name)}
     options = [f"--{name} {value}" for name, value in shown.items()]
     return " ".join(options + ["--prefill"] * cell.prefill)
