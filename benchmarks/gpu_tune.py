@@ -19,8 +19,12 @@ from typing import Any
 import torch
 import triton
 
-from memfloor.engine import calls
-from memfloor.engine.calls import KernelCall
+from memfloor.engine.cuda import calls
+from memfloor.engine.cuda.calls import KernelCall
+from memfloor.engine.cuda.kv_cache import fill_cache
+from memfloor.engine.cuda.launch_shapes import AttentionShape, LaunchShapes, ProjectionShape, RowShape, default_shapes
+from memfloor.engine.cuda.model import DecodeModel
+from memfloor.engine.cuda.weights import random_weights
 from memfloor.engine.decode import Decoder
 from memfloor.engine.kernels.attention import reference as attention_reference
 from memfloor.engine.kernels.dependency import MODES
@@ -29,12 +33,8 @@ from memfloor.engine.kernels.head.reference import head
 from memfloor.engine.kernels.projection.reference import projection
 from memfloor.engine.kernels.qkv.reference import qkv
 from memfloor.engine.kernels.stream.reference import stream
-from memfloor.engine.kv_cache import fill_cache
-from memfloor.engine.launch_shapes import AttentionShape, LaunchShapes, ProjectionShape, RowShape, default_shapes
-from memfloor.engine.model import DecodeModel
 from memfloor.engine.reference import reference_logits
 from memfloor.engine.rope import rope_table
-from memfloor.engine.weights import random_weights
 from memfloor.floor import step_traffic
 from memfloor.spec import Workload, load_model
 

@@ -15,10 +15,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from memfloor.engine.calls import KernelCall
-from memfloor.engine.launch_shapes import default_shapes
-from memfloor.engine.model import DecodeModel
-from memfloor.engine.weights import pack_weights
+from memfloor.engine.cuda.calls import KernelCall
+from memfloor.engine.cuda.launch_shapes import default_shapes
+from memfloor.engine.cuda.model import DecodeModel
+from memfloor.engine.cuda.weights import pack_weights
 from memfloor.floor import projections
 from memfloor.spec import ModelSpec, load_model
 

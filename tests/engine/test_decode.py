@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from memfloor.engine.cuda.launch_shapes import AttentionShape, LaunchShapes, ProjectionShape, RowShape
+from memfloor.engine.cuda.model import DecodeModel
+from memfloor.engine.cuda.weights import ModelWeights, pack_weights, random_weights
 from memfloor.engine.decode import Decoder
-from memfloor.engine.launch_shapes import AttentionShape, LaunchShapes, ProjectionShape, RowShape
-from memfloor.engine.model import DecodeModel
 from memfloor.engine.reference import reference_logits
-from memfloor.engine.weights import ModelWeights, pack_weights, random_weights
 from memfloor.errors import UsageError
 from memfloor.floor import step_traffic
 from memfloor.spec import ModelSpec, Workload, from_hf_config

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from memfloor.engine.cuda.backend import cell_reason
 from memfloor.errors import UsageError
 from memfloor.record import Cell
-from memfloor.runtimes.engine import Engine, _cell_reason
+from memfloor.runtimes.engine import Engine
 from memfloor.runtimes.protocol import DecodeRequest
 from memfloor.spec import Workload, load_model
 
@@ -16,7 +17,7 @@ def cell(model: str = "qwen2.5-7b", batch: int = 1, weights: str = "bf16", **cha
 
 
 def test_a_plain_cell_is_accepted():
-    assert _cell_reason(cell()) is None
+    assert cell_reason(cell()) is None
 
 
 @pytest.mark.parametrize(
@@ -28,12 +29,12 @@ def test_a_plain_cell_is_accepted():
     ],
 )
 def test_a_cell_beyond_the_engine_is_refused_with_its_reason(changes, reason):
-    assert _cell_reason(cell(**changes)) == reason
+    assert cell_reason(cell(**changes)) == reason
 
 
 def test_a_sliding_window_is_refused():
     spec = load_model("qwen3-8b").model_copy(update={"sliding_window": 128, "num_sliding_layers": 4})
-    assert _cell_reason(cell().model_copy(update={"spec": spec})) == "sliding-window attention is not supported"
+    assert cell_reason(cell().model_copy(update={"spec": spec})) == "sliding-window attention is not supported"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")

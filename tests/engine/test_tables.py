@@ -3,9 +3,15 @@
 import pytest
 import torch
 
-from memfloor.engine.launch_shapes import AttentionShape, ProjectionShape, RowShape, default_shapes, next_power_of_two
+from memfloor.engine.cuda.launch_shapes import (
+    AttentionShape,
+    ProjectionShape,
+    RowShape,
+    default_shapes,
+    next_power_of_two,
+)
+from memfloor.engine.cuda.weights import random_weights
 from memfloor.engine.rope import rope_table
-from memfloor.engine.weights import random_weights
 from memfloor.errors import UsageError
 from memfloor.spec import load_model
 

@@ -3,7 +3,7 @@ import ctypes
 import numpy as np
 import pytest
 
-from memfloor.engine import cpu
+from memfloor.engine.cpu import native as cpu
 from memfloor.errors import UsageError
 from memfloor.measure import ceiling
 from memfloor.measure.ceiling import CpuCeiling, buffer_bytes, ceiling_for

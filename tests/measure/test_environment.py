@@ -6,7 +6,7 @@ from types import ModuleType
 import psutil
 import pytest
 
-from memfloor.engine.cpu import allowed_cpus
+from memfloor.engine.cpu.native import allowed_cpus
 from memfloor.errors import UsageError
 from memfloor.measure import environment
 

@@ -149,7 +149,7 @@ def _show(records: Records, cells: Sequence[Cell], options: RunOptions) -> None:
 
 
 def _device(options: RunOptions) -> str:
-    from memfloor.engine.cpu import allowed_cpus, unavailable_reason
+    from memfloor.engine.cpu.native import allowed_cpus, unavailable_reason
     from memfloor.measure.environment import cuda_unavailable_reason, default_device
 
     device = options.device or default_device()

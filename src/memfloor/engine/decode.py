@@ -1,31 +1,30 @@
-"""Take decode steps with a model, eagerly or by replaying a captured graph."""
+"""Take decode steps with a model, eagerly or by replaying a captured plan."""
 
-import torch
-
-from memfloor.engine.model import RING_LEN, DecodeModel
-from memfloor.engine.plan import LAUNCHES, CapturedPlan
+from memfloor.engine.plan import LAUNCHES, RING_LEN, StepModel
 from memfloor.errors import UsageError
 
 
 class Decoder:
-    """Decode greedily from a position on, refusing to run past the cache."""
+    """Decode from a position on, refusing to run past the cache."""
 
-    def __init__(self, model: DecodeModel, launch: str, steps_per_issue: int = 1) -> None:
+    def __init__(self, model: StepModel, launch: str, steps_per_issue: int = 1) -> None:
         """Prepare a launch mode.
 
         Args:
             model: What to decode with.
             launch: `eager` issues every kernel from Python; `graph` replays them captured.
-            steps_per_issue: Steps one call of `step` takes.
+            steps_per_issue: Steps one call of `step` takes, 1 or more.
 
         Raises:
-            UsageError: The launch mode is unknown.
+            UsageError: The launch mode is unknown, or fewer than one step is asked for.
         """
         if launch not in LAUNCHES:
             raise UsageError.unknown("launch mode", launch, LAUNCHES)
+        if steps_per_issue < 1:
+            raise UsageError(f"steps per issue must be 1 or more, not {steps_per_issue}")
         self.model, self.steps_per_issue = model, steps_per_issue
         self._position: int | None = None
-        self._captured = self._capture() if launch == "graph" else None
+        self._captured = model.capture(steps_per_issue) if launch == "graph" else None
 
     def start(self, token: int, position: int) -> None:
         """Make `token`, at slot `position`, the input of the next step.
@@ -54,10 +53,14 @@ class Decoder:
         self._position += self.steps_per_issue
 
     def tokens(self, first: int, count: int) -> list[int]:
-        """Return the tokens that the steps at slots [first, first + count) produced; waits for the device."""
+        """Return the tokens that the steps at slots [first, first + count) produced; waits for the device.
+
+        Raises:
+            UsageError: More tokens are asked for than the model keeps.
+        """
         if count > RING_LEN:
             raise UsageError(f"the device keeps {RING_LEN} tokens, not {count}")
-        ring = self.model.ring.tolist()
+        ring = self.model.ring()
         return [ring[slot % RING_LEN] for slot in range(first, first + count)]
 
     def _issue(self) -> None:
@@ -66,12 +69,3 @@ class Decoder:
             return
         for _ in range(self.steps_per_issue):
             self.model.plan.issue()
-
-    def _capture(self) -> CapturedPlan:
-        # One step compiles every kernel; it writes slot 0, so the caller's cache is put back.
-        slot = self.model.cache[:, :, :, 0].clone()
-        self.model.start(0, 0)
-        self.model.plan.issue()
-        torch.cuda.synchronize(self.model.device)
-        self.model.cache[:, :, :, 0].copy_(slot)
-        return CapturedPlan(self.model.plan, self.steps_per_issue)

@@ -1,24 +1,39 @@
-"""A step as a list of kernel calls over fixed buffers, issued one by one or captured once and replayed."""
+"""A step as a list of kernel calls over fixed buffers, and what a model must offer to be decoded by such steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-import torch
-
-from memfloor.engine.calls import KernelCall
-from memfloor.errors import UsageError
+from memfloor.spec import ModelSpec
 
 LAUNCHES = ("eager", "graph")
+# Tokens a model keeps for the host to read late.
+RING_LEN = 4096
+
+
+class Issuable(Protocol):
+    """Something that can be launched again and again, doing the same work over the same buffers."""
+
+    def issue(self) -> None:
+        """Launch it; on a GPU this returns before the work has ended."""
+
+
+class Call(Issuable, Protocol):
+    """One kernel launch with everything it needs."""
+
+    @property
+    def op(self) -> str:
+        """Return the name of the operation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Hold the kernel calls of one decode step, in order."""
 
-    calls: Sequence[KernelCall]
+    calls: Sequence[Call]
 
     def issue(self) -> None:
-        """Launch every kernel from Python, one after another, on the current stream."""
+        """Launch every kernel from Python, one after another."""
         for call in self.calls:
             call.issue()
 
@@ -30,30 +45,29 @@ class Plan:
         return counts
 
 
-class CapturedPlan:
-    """A plan captured in a CUDA Graph: the same kernels, buffers and bytes, launched by the device's driver.
+class StepModel(Protocol):
+    """Own the buffers of a batch-1 decode step and the plan over them.
 
-    Every kernel of the plan must have been launched once before, so that none is compiled while capturing.
+    Token and position live in the device's memory, so that the plan is valid for every position of the cache.
+
+    Attributes:
+        spec: The model.
+        max_len: Slots of the KV cache.
+        plan: The kernel calls of one step.
     """
 
-    def __init__(self, plan: Plan, steps: int = 1) -> None:
-        """Capture a plan.
+    spec: ModelSpec
+    max_len: int
+    plan: Plan
 
-        Args:
-            plan: What to capture.
-            steps: Steps one replay takes, 1 or more.
+    def start(self, token: int, position: int) -> None:
+        """Make `token`, at slot `position`, the input of the next step."""
 
-        Raises:
-            UsageError: Fewer than one step is asked for.
-        """
-        if steps < 1:
-            raise UsageError(f"steps per replay must be 1 or more, not {steps}")
-        self.steps = steps
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            for _ in range(steps):
-                plan.issue()
+    def capture(self, steps: int) -> Issuable:
+        """Return the same calls as one launch that takes `steps` steps."""
 
-    def issue(self) -> None:
-        """Replay all captured steps on the current stream."""
-        self._graph.replay()
+    def ring(self) -> list[int]:
+        """Return the last `RING_LEN` tokens, each at its slot modulo `RING_LEN`; waits for the device."""
+
+    def facts(self) -> dict[str, str]:
+        """Return what a record should say of the path: types of the buffers, instruction set, launch shapes."""

@@ -2,13 +2,13 @@
 
 import torch
 
+from memfloor.engine.cuda.weights import LayerWeights, ModelWeights
 from memfloor.engine.kernels.attention.reference import attention
 from memfloor.engine.kernels.embed.reference import embed
 from memfloor.engine.kernels.gate_up.reference import gate_up
 from memfloor.engine.kernels.head.reference import head
 from memfloor.engine.kernels.projection.reference import projection
 from memfloor.engine.kernels.qkv.reference import qkv
-from memfloor.engine.weights import LayerWeights, ModelWeights
 from memfloor.spec import ModelSpec
 
 

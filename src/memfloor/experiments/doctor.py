@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from memfloor.engine import cpu
+from memfloor.engine.cpu import native as cpu
 from memfloor.hardware import match_driver_name
 from memfloor.measure.environment import cpu_name, cuda_unavailable_reason, device_name
 from memfloor.runtimes import REGISTRY

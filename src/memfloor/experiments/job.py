@@ -7,7 +7,7 @@ from collections.abc import Callable
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-from memfloor.engine.cpu import allowed_cpus
+from memfloor.engine.cpu.native import allowed_cpus
 from memfloor.measure.ceiling import ceiling_for
 from memfloor.measure.clock import clock_for
 from memfloor.measure.environment import (

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any, Protocol
 
-from memfloor.engine import cpu
-from memfloor.engine.launch_shapes import StreamShape
+from memfloor.engine.cpu import native as cpu
+from memfloor.engine.cuda.launch_shapes import StreamShape
 from memfloor.measure.environment import last_level_cache_bytes
 from memfloor.record import CeilingReading
 
@@ -78,7 +78,7 @@ class CudaCeiling:
     def __init__(self, size_bytes: int | None = None) -> None:
         import torch
 
-        from memfloor.engine.calls import stream_call
+        from memfloor.engine.cuda.calls import stream_call
 
         self._torch, self._call = torch, stream_call
         properties = torch.cuda.get_device_properties(0)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from memfloor.engine.cpu import allowed_cpus
+from memfloor.engine.cpu.native import allowed_cpus
 from memfloor.errors import UsageError
 from memfloor.measure.nvml import NotInstalled, Unanswered, ask
 from memfloor.record import DeviceInfo

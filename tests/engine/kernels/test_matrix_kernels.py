@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from memfloor.engine import calls
+from memfloor.engine.cuda import calls
+from memfloor.engine.cuda.launch_shapes import ProjectionShape, RowShape
 from memfloor.engine.kernels.gate_up.reference import gate_up
 from memfloor.engine.kernels.head.reference import head
 from memfloor.engine.kernels.projection.reference import projection
 from memfloor.engine.kernels.qkv.reference import qkv
-from memfloor.engine.launch_shapes import ProjectionShape, RowShape
 
 # One unit in the last place: the interpreter truncates when it stores bf16.
 BF16_STEP = 2.0**-7

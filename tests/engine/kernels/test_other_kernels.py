@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from memfloor.engine import calls
+from memfloor.engine.cuda import calls
+from memfloor.engine.cuda.launch_shapes import AttentionShape
 from memfloor.engine.kernels.attention.reference import attention
 from memfloor.engine.kernels.embed.reference import embed
 from memfloor.engine.kernels.sample.reference import sample
 from memfloor.engine.kernels.stream.reference import stream
-from memfloor.engine.launch_shapes import AttentionShape
 
 BF16_STEP = 2.0**-7
 HEADS, KV_HEADS, HEAD_DIM, MAX_LEN = 6, 2, 32, 75

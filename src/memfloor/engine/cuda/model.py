@@ -1,8 +1,10 @@
 """A model as a plan: its buffers, allocated once, and the kernel calls of one step over them."""
 
+from dataclasses import fields
+
 import torch
 
-from memfloor.engine.calls import (
+from memfloor.engine.cuda.calls import (
     KernelCall,
     StepInput,
     attention_calls,
@@ -13,15 +15,16 @@ from memfloor.engine.calls import (
     qkv_call,
     sample_call,
 )
-from memfloor.engine.kv_cache import allocate_cache
-from memfloor.engine.launch_shapes import LaunchShapes, ProjectionShape
-from memfloor.engine.plan import Plan
+from memfloor.engine.cuda.graph import CapturedPlan
+from memfloor.engine.cuda.kv_cache import allocate_cache
+from memfloor.engine.cuda.launch_shapes import LaunchShapes, ProjectionShape
+from memfloor.engine.cuda.weights import LayerWeights, ModelWeights
+from memfloor.engine.kernels.dependency import MODES
+from memfloor.engine.plan import RING_LEN, Plan
 from memfloor.engine.rope import rope_table
-from memfloor.engine.weights import LayerWeights, ModelWeights
 from memfloor.spec import ModelSpec
 
-# Tokens the device keeps for the host to read late.
-RING_LEN = 4096
+PDL_NAMES = {mode: name for name, mode in MODES.items()}
 
 
 class DecodeModel:
@@ -60,11 +63,36 @@ class DecodeModel:
         self.position.fill_(position)
         self.embed.issue()
 
+    def capture(self, steps: int) -> CapturedPlan:
+        """Return the plan as a CUDA Graph of `steps` steps."""
+        # One step compiles every kernel; it writes slot 0, so the caller's cache is put back.
+        slot = self.cache[:, :, :, 0].clone()
+        self.start(0, 0)
+        self.plan.issue()
+        torch.cuda.synchronize(self.device)
+        self.cache[:, :, :, 0].copy_(slot)
+        return CapturedPlan(self.plan, steps)
+
+    def ring(self) -> list[int]:
+        """Return the last tokens, each at its slot modulo `RING_LEN`; waits for the device."""
+        tokens: list[int] = self.produced.tolist()
+        return tokens
+
+    def facts(self) -> dict[str, str]:
+        """Return the types of the buffers, the launch shapes and the overlap of launches."""
+        return {
+            "pdl": PDL_NAMES[self.pdl],
+            "weights_dtype": str(self.weights.head.dtype),
+            "kv_dtype": str(self.cache.dtype),
+            "residual_dtype": str(self.residual.dtype),
+            **{f"shape_{field.name}": str(getattr(self.shapes, field.name)) for field in fields(self.shapes)},
+        }
+
     def _allocate_activations(self) -> None:
         spec = self.spec
         query = spec.num_attention_heads * spec.head_dim
         self.token, self.position = self._int32(1), self._int32(1)
-        self.ring = self._int32(RING_LEN)
+        self.produced = self._int32(RING_LEN)
         self.residual = self._float32(spec.hidden_size)
         self.normed = self._bfloat16(spec.hidden_size)
         self.qkv = self._float32(query + 2 * spec.num_key_value_heads * spec.head_dim)
@@ -181,7 +209,7 @@ class DecodeModel:
         sample = sample_call(
             self.best_value,
             self.best_token,
-            self.ring,
+            self.produced,
             self.input,
             weights.embedding,
             weights.layers[0].input_norm,

@@ -10,6 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
+from memfloor.engine.cuda.launch_shapes import AttentionShape, ProjectionShape, RowShape, next_power_of_two
 from memfloor.engine.kernels.attention.triton import attention_kernel, combine_kernel
 from memfloor.engine.kernels.embed.triton import embed_kernel
 from memfloor.engine.kernels.gate_up.triton import gate_up_kernel
@@ -18,7 +19,6 @@ from memfloor.engine.kernels.projection.triton import projection_kernel
 from memfloor.engine.kernels.qkv.triton import qkv_kernel
 from memfloor.engine.kernels.sample.triton import sample_kernel
 from memfloor.engine.kernels.stream.triton import stream_kernel
-from memfloor.engine.launch_shapes import AttentionShape, ProjectionShape, RowShape, next_power_of_two
 
 Tensor = torch.Tensor
 # The interpreter cannot multiply bf16 matrices.

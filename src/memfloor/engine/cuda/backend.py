@@ -1,0 +1,113 @@
+"""What the engine can decode on a CUDA GPU, and the model of a cell on it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memfloor.errors import UsageError
+from memfloor.record import Cell
+
+if TYPE_CHECKING:
+    from memfloor.engine.cuda.model import DecodeModel
+    from memfloor.engine.cuda.weights import ModelWeights
+    from memfloor.spec import ModelSpec
+
+# The oldest compute capability with bf16 arithmetic, and the first with programmatic dependent launch.
+BF16_CAPABILITY, PDL_CAPABILITY = (8, 0), (9, 0)
+OPTIONS = {"pdl": ("preload", "flags", "off")}
+
+
+def machine_reason() -> str | None:
+    """Say why no cell can be decoded on this machine's GPU; None if some can."""
+    try:
+        import torch
+        import triton  # noqa: F401
+    except ImportError as error:
+        return f"{error.name} is not installed; pip install 'memfloor[torch]' triton"
+    if not torch.cuda.is_available():
+        return "no CUDA GPU is visible to torch; the engine's Triton kernels need one"
+    capability = torch.cuda.get_device_capability()
+    if capability < BF16_CAPABILITY:
+        return f"the GPU's compute capability {capability[0]}.{capability[1]} is below 8.0, the first with bf16"
+    return None
+
+
+def cell_reason(cell: Cell) -> str | None:
+    """Say why this cell cannot be decoded; None if it can."""
+    spec, workload = cell.spec, cell.workload
+    refused = {
+        f"batch {workload.batch} is not 1": workload.batch != 1,
+        f"weights {workload.weights} and head {workload.head} are not bf16": {workload.weights, workload.head}
+        != {"bf16"},
+        f"KV format {workload.kv} is not bf16": workload.kv != "bf16",
+        "sliding-window attention is not supported": spec.num_sliding_layers > 0,
+        "biases in the MLP are not supported": spec.mlp_bias,
+        f"head_dim {spec.head_dim} is not a power of two": spec.head_dim & (spec.head_dim - 1) != 0,
+        "a real prefill is not supported": cell.prefill,
+    }
+    reasons = [reason for reason, holds in refused.items() if holds]
+    return reasons[0] if reasons else _pdl_reason(cell) or _rope_reason(cell)
+
+
+def build(cell: Cell, start_len: int, max_len: int, seed: int) -> "DecodeModel":
+    """Return the model of a cell on the current GPU, its cache filled with random numbers.
+
+    Args:
+        cell: What is decoded.
+        start_len: Slots of the cache that are filled.
+        max_len: Slots of the cache.
+        seed: Of random weights and of the cache.
+    """
+    import torch
+
+    from memfloor.engine.cuda.kv_cache import fill_cache
+    from memfloor.engine.cuda.launch_shapes import default_shapes
+    from memfloor.engine.cuda.model import DecodeModel
+    from memfloor.engine.kernels.dependency import MODES
+
+    spec = cell.spec
+    device = torch.device("cuda", torch.cuda.current_device())
+    sms = torch.cuda.get_device_properties(device).multi_processor_count
+    shapes = default_shapes(spec.hidden_size, spec.num_key_value_heads, sms)
+    model = DecodeModel(spec, _load_weights(cell, device, seed), max_len, shapes, MODES[_pdl(cell)])
+    fill_cache(model.cache, start_len, seed)
+    return model
+
+
+def _pdl(cell: Cell) -> str:
+    import torch
+
+    default = "preload" if torch.cuda.get_device_capability() >= PDL_CAPABILITY else "off"
+    return cell.options.get("pdl", default)
+
+
+def _pdl_reason(cell: Cell) -> str | None:
+    import torch
+
+    pdl = cell.options.get("pdl", "off")
+    if pdl == "off" or torch.cuda.get_device_capability() >= PDL_CAPABILITY:
+        return None
+    return f"pdl={pdl} needs compute capability 9.0"
+
+
+def _rope_reason(cell: Cell) -> str | None:
+    from memfloor.engine.rope import unknown_rope_type
+
+    unknown = unknown_rope_type(cell.spec)
+    return None if unknown is None else f"rope type {unknown} is not supported"
+
+
+def _load_weights(cell: Cell, device: Any, seed: int) -> "ModelWeights":
+    from memfloor.engine.cuda.weights import pack_weights, random_weights
+
+    if cell.weights_from is None:
+        return random_weights(cell.spec, device, seed)
+    return pack_weights(cell.spec, _checkpoint(Path(cell.weights_from), cell.spec), device)
+
+
+def _checkpoint(folder: Path, spec: "ModelSpec") -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UsageError(f"{folder} holds no .safetensors of {spec.name}")
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}
