@@ -1,15 +1,12 @@
 #include "stream.h"
 
-#include <pthread.h>
-#include <sched.h>
-#include <sys/mman.h>
-
-#include <atomic>
 #include <chrono>
 #include <functional>
-#include <new>
 #include <stdexcept>
 #include <thread>
+#include <utility>
+
+#include "pool.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -18,44 +15,9 @@
 namespace memfloor {
 namespace {
 
-constexpr std::size_t kHugePage = std::size_t{2} << 20;
 // Words fetched ahead of the read: 64 cache lines gave 1.08x over none on two Zen 4 cores (29.6 against 27.4 GB/s,
 // medians of eight interleaved rounds). Past the end of the buffer a prefetch does nothing.
 constexpr std::size_t kPrefetchWords = 64 * 8;
-
-// Threads meet here by spinning: a futex wake would cost more than the skew it is to hide.
-class SpinBarrier {
- public:
-  explicit SpinBarrier(int count) : count_(count) {}
-
-  void wait() {
-    const int generation = generation_.load(std::memory_order_acquire);
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) == count_ - 1) {
-      arrived_.store(0, std::memory_order_relaxed);
-      generation_.fetch_add(1, std::memory_order_release);
-      return;
-    }
-    int spins = 0;
-    while (generation_.load(std::memory_order_acquire) == generation) {
-      // More threads than free cores must not live-lock each other.
-      if (++spins > 1 << 14) std::this_thread::yield();
-    }
-  }
-
- private:
-  const int count_;
-  std::atomic<int> arrived_{0};
-  std::atomic<int> generation_{0};
-};
-
-void pin_to(int cpu) {
-  if (cpu < 0) return;
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET(cpu, &set);
-  // A refusal leaves the thread where the scheduler puts it; the pass is still right.
-  pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
-}
 
 void run_pinned(const std::vector<int>& cpus, const std::function<void(int)>& body) {
   std::vector<std::thread> threads;
@@ -68,6 +30,8 @@ void run_pinned(const std::vector<int>& cpus, const std::function<void(int)>& bo
   }
   for (auto& thread : threads) thread.join();
 }
+
+std::uint64_t* words(const Buffer& buffer) { return reinterpret_cast<std::uint64_t*>(buffer.data()); }
 
 using ReadPart = std::uint64_t (*)(const std::uint64_t*, std::size_t);
 
@@ -160,35 +124,27 @@ StreamResult run_passes(const std::vector<int>& cpus, int passes, const std::fun
 
 }  // namespace
 
-Buffer::Buffer(std::size_t bytes, const std::vector<int>& cpus) : bytes_(bytes / 64 * 64) {
-  if (bytes_ == 0) throw std::invalid_argument("a buffer needs at least 64 bytes");
-  const std::size_t mapped = (bytes_ + kHugePage - 1) / kHugePage * kHugePage;
-  void* memory = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) throw std::bad_alloc();
-  madvise(memory, mapped, MADV_HUGEPAGE);
-  words_ = static_cast<std::uint64_t*>(memory);
-  const std::size_t count = bytes_ / 8;
+void stream_fill(const Buffer& buffer, const std::vector<int>& cpus) {
   const int threads = static_cast<int>(cpus.size());
+  std::uint64_t* target = words(buffer);
   run_pinned(cpus, [&](int index) {
-    const auto [begin, end] = part(count, index, threads);
-    for (std::size_t i = begin; i < end; ++i) words_[i] = i * 0x9E3779B97F4A7C15ull;
+    const auto [begin, end] = part(buffer.bytes() / 8, index, threads);
+    for (std::size_t i = begin; i < end; ++i) target[i] = i * 0x9E3779B97F4A7C15ull;
   });
 }
-
-Buffer::~Buffer() { munmap(words_, (bytes_ + kHugePage - 1) / kHugePage * kHugePage); }
 
 StreamResult stream_read(const Buffer& buffer, const std::vector<int>& cpus, int passes) {
   const ReadPart read = read_part();
   const int threads = static_cast<int>(cpus.size());
   return run_passes(cpus, passes, [&](int index) {
     const auto [begin, end] = part(buffer.bytes() / 8, index, threads);
-    return read(buffer.words() + begin, end - begin);
+    return read(words(buffer) + begin, end - begin);
   });
 }
 
 StreamResult stream_copy(const Buffer& buffer, const std::vector<int>& cpus, int passes) {
   const std::size_t count = buffer.bytes() / 16;
-  std::uint64_t* target = buffer.words();
+  std::uint64_t* target = words(buffer);
   const std::uint64_t* source = target + count;
   const int threads = static_cast<int>(cpus.size());
   return run_passes(cpus, passes, [=](int index) -> std::uint64_t {
@@ -200,7 +156,7 @@ StreamResult stream_copy(const Buffer& buffer, const std::vector<int>& cpus, int
 
 StreamResult stream_triad(const Buffer& buffer, const std::vector<int>& cpus, int passes) {
   const std::size_t count = buffer.bytes() / 24;
-  std::uint64_t* target = buffer.words();
+  std::uint64_t* target = words(buffer);
   const std::uint64_t* left = target + count;
   const std::uint64_t* right = left + count;
   const int threads = static_cast<int>(cpus.size());

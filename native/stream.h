@@ -1,28 +1,13 @@
 // Streaming passes over a large buffer by pinned threads, to find what the memory can deliver.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "memory.h"
+
 namespace memfloor {
-
-// Anonymous memory on huge pages where the system gives them, touched by the threads that will read it.
-class Buffer {
- public:
-  Buffer(std::size_t bytes, const std::vector<int>& cpus);
-  ~Buffer();
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-
-  std::uint64_t* words() const { return words_; }
-  std::size_t bytes() const { return bytes_; }
-
- private:
-  std::uint64_t* words_ = nullptr;
-  std::size_t bytes_ = 0;
-};
 
 struct StreamResult {
   std::vector<double> pass_seconds;
@@ -30,6 +15,8 @@ struct StreamResult {
   std::uint64_t checksum = 0;
 };
 
+// Writes the whole buffer, each part by the thread that will read it.
+void stream_fill(const Buffer& buffer, const std::vector<int>& cpus);
 // Reads the buffer once per pass, one contiguous part per thread.
 StreamResult stream_read(const Buffer& buffer, const std::vector<int>& cpus, int passes);
 // a[i] = b[i] over the two halves of the buffer.

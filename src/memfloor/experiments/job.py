@@ -72,6 +72,7 @@ def do_job(job: Job, device: DeviceInfo, on_step: Callable[[Step], None], on_pha
         # The census after the last timed step takes one more.
         max_steps=protocol.total_steps + 1,
         seed=job.seed,
+        report=on_phase,
     )
     on_phase("loading")
     runtime = runtime_class(request)

@@ -35,7 +35,8 @@ class CpuCeiling:
     def __init__(self, threads: int | None = None, size_bytes: int | None = None) -> None:
         self._native = cpu.native()
         self._cpus = cpu.allowed_cpus(threads)
-        self._buffer = self._native.Buffer(size_bytes or buffer_bytes(last_level_cache_bytes()), self._cpus)
+        self._buffer = self._native.Buffer(size_bytes or buffer_bytes(last_level_cache_bytes()))
+        self._native.stream_fill(self._buffer, self._cpus)
         self.method = f"native stream_read {self._native.stream_isa()}, {len(self._cpus)} threads"
 
     def read(self, passes: int, after_steps: int = 0) -> CeilingReading:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
+from memfloor.engine.cpu import backend as cpu
 from memfloor.engine.cuda import backend as cuda
 from memfloor.errors import UsageError
 from memfloor.floor import check_context
@@ -13,18 +14,23 @@ from memfloor.runtimes.protocol import DecodeRequest
 if TYPE_CHECKING:
     from memfloor.engine.decode import Decoder
 
-BACKENDS = {"cuda": cuda}
+BACKENDS = {"cuda": cuda, "cpu": cpu}
 
 
 class Engine:
     """Decode at batch 1 with the project's own kernels.
 
-    Options: `launch` = eager or graph (default); `pdl` = off, flags or preload (CUDA, default where the GPU has it).
+    Options: `launch` = eager or graph (default); on CUDA `pdl` = off, flags or preload (default where the GPU has
+    it); on a CPU `isa`, the instruction set (default the best it has).
     """
 
     name: ClassVar[str] = "engine"
     summary: ClassVar[str] = "this project's engine: one plan of own kernels, eager or replayed as a graph"
-    options: ClassVar[Mapping[str, tuple[str, ...]]] = {"launch": ("graph", "eager"), **cuda.OPTIONS}
+    options: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "launch": ("graph", "eager"),
+        **cuda.OPTIONS,
+        **cpu.OPTIONS,
+    }
 
     def __init__(self, request: DecodeRequest) -> None:
         """Keep the request; allocate nothing yet."""
@@ -35,10 +41,14 @@ class Engine:
     def unavailable_reason(cls, cell: Cell | None = None) -> str | None:
         """Say why this runtime cannot run here, or this cell; None if it can."""
         if cell is None:
-            return cuda.machine_reason()
+            reasons = [backend.machine_reason() for backend in BACKENDS.values()]
+            return None if None in reasons else "; ".join(reasons)
         if cell.device not in BACKENDS:
             return f"device {cell.device} is not {' or '.join(BACKENDS)}"
         backend = BACKENDS[cell.device]
+        for option in cell.options:
+            if option != "launch" and option not in backend.OPTIONS:
+                return f"option {option} is not for device {cell.device}"
         reason: str | None = backend.machine_reason() or backend.cell_reason(cell)
         return reason
 
@@ -50,7 +60,7 @@ class Engine:
         max_len = request.start_len + request.max_steps
         check_context(cell.spec, max_len)
         require_memory(cell)
-        model = BACKENDS[cell.device].build(cell, request.start_len, max_len, request.seed)
+        model = BACKENDS[cell.device].build(cell, request.start_len, max_len, request.seed, request.report)
         self._decoder = Decoder(model, self._launch())
         self._decoder.start(request.seed % cell.spec.vocab_size, request.start_len)
 

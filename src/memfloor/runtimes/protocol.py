@@ -1,10 +1,14 @@
 """What a system under test must offer: prepare a decode, take steps, and say which path they took."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from memfloor.record import Cell, ObservedPath
+
+
+def _silent(text: str) -> None:
+    """Say nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,12 +20,14 @@ class DecodeRequest:
         start_len: Tokens in the KV cache before the first step.
         max_steps: Steps that will be taken at most; a static cache needs room for start_len + max_steps tokens.
         seed: Seed of random weights, KV contents and the first token.
+        report: Told by a runtime what it is preparing.
     """
 
     cell: Cell
     start_len: int
     max_steps: int
     seed: int = 0
+    report: Callable[[str], None] = _silent
 
 
 class Runtime(Protocol):

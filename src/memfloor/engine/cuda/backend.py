@@ -1,5 +1,6 @@
 """What the engine can decode on a CUDA GPU, and the model of a cell on it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ def cell_reason(cell: Cell) -> str | None:
     return reasons[0] if reasons else _pdl_reason(cell) or _rope_reason(cell)
 
 
-def build(cell: Cell, start_len: int, max_len: int, seed: int) -> "DecodeModel":
+def build(cell: Cell, start_len: int, max_len: int, seed: int, report: Callable[[str], None]) -> "DecodeModel":
     """Return the model of a cell on the current GPU, its cache filled with random numbers.
 
     Args:
@@ -56,6 +57,7 @@ def build(cell: Cell, start_len: int, max_len: int, seed: int) -> "DecodeModel":
         start_len: Slots of the cache that are filled.
         max_len: Slots of the cache.
         seed: Of random weights and of the cache.
+        report: Told what is being loaded.
     """
     import torch
 
@@ -65,6 +67,7 @@ def build(cell: Cell, start_len: int, max_len: int, seed: int) -> "DecodeModel":
     from memfloor.engine.kernels.dependency import MODES
 
     spec = cell.spec
+    report("loading weights")
     device = torch.device("cuda", torch.cuda.current_device())
     sms = torch.cuda.get_device_properties(device).multi_processor_count
     shapes = default_shapes(spec.hidden_size, spec.num_key_value_heads, sms)

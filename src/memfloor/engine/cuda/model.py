@@ -50,7 +50,8 @@ class DecodeModel:
         self._allocate_activations()
         self._allocate_scratch()
         self.cache = allocate_cache(spec, max_len, self.device)
-        self.rope = rope_table(spec, max_len, self.device)
+        cosines, sines = rope_table(spec, max_len)
+        self.rope = (torch.from_numpy(cosines).to(self.device), torch.from_numpy(sines).to(self.device))
         self.input = StepInput(
             self.token, self.position, self.residual, self.normed, self.down_sums, self._float32(2 * spec.head_dim)
         )
