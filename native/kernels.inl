@@ -1,12 +1,10 @@
 // The kernels over a vector type V, to be included in an unnamed namespace below the pragma that names the
 // instruction set. V has L lanes of 32 bits: V::F of float, V::I of int32, or of twice as many int16.
 
-// Bytes fetched ahead of the read, as in stream.cpp.
-constexpr std::int64_t kPrefetchBytes = 64 * 64;
-
-inline void prefetch(const void* address) {
-  __builtin_prefetch(static_cast<const std::uint8_t*>(address) + kPrefetchBytes);
-}
+// Asks for a cache line that is read a block of slots later, in the second level: the first has room for few requests,
+// and what is read now needs them. Products ask for nothing ahead: they read one stream, which the processor follows
+// best by itself. Both were measured, see docs/log.md.
+inline void prefetch(const void* address) { __builtin_prefetch(address, 0, 2); }
 
 // 2^x for x <= 0, to about a float's precision; the polynomial is that of Cephes' exp2f on [-0.5, 0.5].
 template <class V>
@@ -34,7 +32,6 @@ void product_bf16(const MatrixView& m, const Activation& a, std::int64_t tile, f
   typename V::F even[kVectors<V>], odd[kVectors<V>];
   for (int v = 0; v < kVectors<V>; ++v) even[v] = odd[v] = V::set(0);
   for (std::int64_t k = 0; k < m.columns; k += 2, word += stride) {
-    prefetch(word);
     const typename V::F x0 = V::set(a.plain[k]), x1 = V::set(a.plain[k + 1]);
     for (int v = 0; v < kVectors<V>; ++v) {
       const typename V::I words = V::load(word + v * V::L * 4);
@@ -86,7 +83,6 @@ void product_int8(const MatrixView& m, const Activation& a, std::int64_t tile, f
     typename V::Sums sums[kVectors<V>];
     for (int v = 0; v < kVectors<V>; ++v) sums[v] = V::no_sums();
     for (std::int64_t k = begin; k < end; k += 4, word += stride) {
-      prefetch(word);
       for (int v = 0; v < kVectors<V>; ++v) V::add_products(sums[v], V::load(word + v * V::L * 4), a.packed + k * 2);
     }
     const typename V::I taken = V::seti(-128 * a.sums128[begin / kBlock]);
@@ -106,7 +102,6 @@ template <class V>
 inline void add_nibbles(typename V::Sums (&sums)[kVectors<V>], const std::uint8_t* word, std::int64_t stride,
                         const std::uint8_t* codes, std::int64_t columns) {
   for (std::int64_t k = 0; k < columns; k += 8, word += stride) {
-    prefetch(word);
     for (int v = 0; v < kVectors<V>; ++v) {
       const typename V::I words = V::load(word + v * V::L * 4);
       V::add_products(sums[v], V::low_nibbles(words), codes + k * 2);
@@ -187,9 +182,9 @@ inline typename V::F add_pair(typename V::F sum, typename V::I words, const std:
   return V::fma(V::odd_bf16(words), V::set(x[1]), V::fma(V::even_bf16(words), V::set(x[0]), sum));
 }
 
-// Scores of G heads from `head` against 16 slots of bf16 keys [D / 2][16][2]; the values of the slots are read next.
+// Scores of G heads from `head` against 16 slots of bf16 keys [D / 2][16][2].
 template <class V, int G>
-void score_bf16(const HeadTask& t, std::int64_t head, const std::uint8_t* keys, const std::uint8_t* values, float* out) {
+void score_bf16(const HeadTask& t, std::int64_t head, const std::uint8_t* keys, float* out) {
   const std::int64_t pairs = t.head_dim / 2;
   const std::uint8_t* query = t.packed_query + head * pairs * V::kPairBytes;
   for (std::int64_t lane = 0; lane < kSlots; lane += V::L) {
@@ -197,8 +192,7 @@ void score_bf16(const HeadTask& t, std::int64_t head, const std::uint8_t* keys, 
     for (int g = 0; g < G; ++g) sum[g] = V::set(0);
     for (std::int64_t p = 0; p < pairs; ++p) {
       const std::uint8_t* at = keys + (p * kSlots + lane) * 4;
-      prefetch(at);
-      if (lane == 0) __builtin_prefetch(values + p * kSlots * 4);
+      prefetch(at + kSlotBlock * t.head_dim * 2);
       const typename V::I words = V::load(at);
       for (int g = 0; g < G; ++g) sum[g] = V::add_pair(sum[g], words, query + (g * pairs + p) * V::kPairBytes);
     }
@@ -217,6 +211,10 @@ void add_values_bf16(const HeadTask& t, std::int64_t head, const std::uint8_t* v
       for (int n = 0; n < N; ++n) sum[g][n] = V::loadf(sums + g * t.head_dim + d + n * V::L);
     }
     for (std::int64_t p = 0; p < count / 2; ++p) {
+      if (d == 0) {
+        const std::uint8_t* later = values + (kSlotBlock / 2 + p) * t.head_dim * 4;
+        for (std::int64_t line = 0; line < t.head_dim * 4; line += 64) prefetch(later + line);
+      }
       typename V::I words[N];
       for (int n = 0; n < N; ++n) words[n] = V::load(values + (p * t.head_dim + d + n * V::L) * 4);
       for (int g = 0; g < G; ++g) {
@@ -232,16 +230,14 @@ void add_values_bf16(const HeadTask& t, std::int64_t head, const std::uint8_t* v
 
 // The same for int8 keys [D][16], with a scale per slot.
 template <class V, int G>
-void score_int8(const HeadTask& t, std::int64_t head, const std::int8_t* keys, const std::int8_t* values,
-                const float* scales, float* out) {
+void score_int8(const HeadTask& t, std::int64_t head, const std::int8_t* keys, const float* scales, float* out) {
   const float* query = t.query + head * t.head_dim;
   for (std::int64_t lane = 0; lane < kSlots; lane += V::L) {
     typename V::F sum[G];
     for (int g = 0; g < G; ++g) sum[g] = V::set(0);
     for (std::int64_t d = 0; d < t.head_dim; ++d) {
       const std::int8_t* at = keys + d * kSlots + lane;
-      prefetch(at);
-      if (lane == 0) __builtin_prefetch(values + d * kSlots);
+      prefetch(at + kSlotBlock * t.head_dim);
       const typename V::F key = V::load_int8(at);
       for (int g = 0; g < G; ++g) sum[g] = V::fma(V::set(query[g * t.head_dim + d]), key, sum[g]);
     }
@@ -321,7 +317,7 @@ void attend_bf16(const HeadTask& t, std::int64_t head, std::int64_t first, std::
   const auto* values = static_cast<const std::uint8_t*>(t.values) + first * t.head_dim * 2;
   for (std::int64_t s = 0; s < count; s += kSlots) {
     const std::int64_t at = s * t.head_dim * 2;
-    score_bf16<V, G>(t, head, keys + at, values + at, t.weights + head * kSlotBlock + s);
+    score_bf16<V, G>(t, head, keys + at, t.weights + head * kSlotBlock + s);
   }
   for (int g = 0; g < G; ++g) {
     weigh<V>(t, head + g, first, count);
@@ -337,7 +333,7 @@ void attend_int8(const HeadTask& t, std::int64_t head, std::int64_t first, std::
   const auto* values = static_cast<const std::int8_t*>(t.values) + first * t.head_dim;
   for (std::int64_t s = 0; s < count; s += kSlots) {
     const std::int64_t at = s * t.head_dim;
-    score_int8<V, G>(t, head, keys + at, values + at, t.key_scales + first + s, t.weights + head * kSlotBlock + s);
+    score_int8<V, G>(t, head, keys + at, t.key_scales + first + s, t.weights + head * kSlotBlock + s);
   }
   for (int g = 0; g < G; ++g) weigh<V>(t, head + g, first, count);
   add_values_int8<V, G, N>(t, head, values, count);

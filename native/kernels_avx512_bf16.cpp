@@ -66,8 +66,6 @@ struct Avx512Bf16 : Base512 {
     F sum[4] = {set(0), set(0), set(0), set(0)};
     // Columns are a multiple of 4, two words.
     for (std::int64_t k = 0; k < m.columns; k += 4, word += 2 * stride, x += 16) {
-      prefetch(word);
-      prefetch(word + stride);
       const I first = load(word), second = load(word + stride);
       sum[0] = add_pair(sum[0], first, x);
       sum[1] = add_pair(sum[1], first, x + 4);
