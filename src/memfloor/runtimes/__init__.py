@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from memfloor.errors import UsageError
 from memfloor.runtimes.engine import Engine
 from memfloor.runtimes.hf import HfEager
+from memfloor.runtimes.hf_compile import HfCompile
 from memfloor.runtimes.hf_static import HfStatic
 from memfloor.runtimes.protocol import DecodeRequest, Runtime
 
@@ -13,6 +14,7 @@ REGISTRY: dict[str, type[Runtime]] = {
     for runtime in (
         HfEager,
         HfStatic,
+        HfCompile,
         Engine,
     )
 }
