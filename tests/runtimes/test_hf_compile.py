@@ -16,8 +16,10 @@ STEPS = 8
 def _nothing_compiled():
     """Start each test as a run starts: with no graph compiled in this process."""
     from torch._dynamo.utils import counters
+    from torch._inductor.codecache import PyCodeCache
 
     torch._dynamo.reset()
+    PyCodeCache.cache_clear()
     counters.clear()
 
 
@@ -38,9 +40,13 @@ def decode(system, steps=STEPS):
 @pytest.mark.skipif(HfCompile.unavailable_reason() is not None, reason=str(HfCompile.unavailable_reason()))
 def test_a_compiled_step_decodes_what_an_eager_one_does(prepared):
     compiled = prepared("hf-compile")
-    assert decode(compiled) == decode(prepared("hf-eager"))
+    assert decode(compiled, 7) == decode(prepared("hf-eager"), 7)
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
 
+    # The last of the eight steps that were asked for.
     path = compiled.observed_path()
+    assert int(compiled.cache.get_seq_length()) == 7 + 8
     # Seven projections in each of two layers, and the head.
     products = ("extern_kernels.mm", "extern_kernels.addmm")
     assert sum(path.operators.get(name, 0) for name in products) == 15, path.operators
