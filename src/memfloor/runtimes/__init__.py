@@ -7,6 +7,7 @@ from memfloor.runtimes.engine import Engine
 from memfloor.runtimes.hf import HfEager
 from memfloor.runtimes.hf_compile import HfCompile
 from memfloor.runtimes.hf_static import HfStatic
+from memfloor.runtimes.llama_cpp import LlamaCpp
 from memfloor.runtimes.protocol import DecodeRequest, Runtime
 
 REGISTRY: dict[str, type[Runtime]] = {
@@ -16,6 +17,7 @@ REGISTRY: dict[str, type[Runtime]] = {
         HfStatic,
         HfCompile,
         Engine,
+        LlamaCpp,
     )
 }
 
