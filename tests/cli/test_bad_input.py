@@ -85,6 +85,7 @@ def test_a_wrong_argument_is_one_line_that_names_it_and_what_is_allowed(memfloor
         (["--threads", "100000"], ["threads must be 1 to", "not 100000"]),
         (["--weights", "int3"], ["unknown weight format 'int3'", "int4-g128"]),
         (["--dtype", "float8"], ["unknown weight format 'float8'", "bf16"]),
+        (["--head", "int3"], ["unknown weight format 'int3'", "int8-g32"]),
         (["--kv", "int3"], ["unknown KV format 'int3'", "int8"]),
         (["--context", "64,2q"], ["unknown unit 'q'"]),
         (["--context", "0"], ["1 or more"]),

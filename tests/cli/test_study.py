@@ -133,7 +133,15 @@ def test_another_protocol_is_another_measurement(again, options, protocol):
 
 
 @pytest.mark.parametrize(
-    "option", [("--threads", 1), ("--batch", 2), ("--weights", "fp32"), ("--prefill",), ("--runtime", "hf-static")]
+    "option",
+    [
+        ("--threads", 1),
+        ("--batch", 2),
+        ("--weights", "fp32"),
+        ("--head", "int8"),
+        ("--prefill",),
+        ("--runtime", "hf-static"),
+    ],
 )
 def test_another_cell_is_another_measurement(again, option):
     assert len(again(*option, contexts="64")) == 2

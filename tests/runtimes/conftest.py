@@ -26,6 +26,7 @@ def _imported_libraries():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import torch
+        import torch._inductor.compile_fx
         import transformers  # noqa: F401
 
         threads = torch.get_num_threads()
@@ -73,6 +74,7 @@ def checkpoint(tmp_path):
 
     def save(spec, seed=0):
         import torch
+        import torch._inductor.compile_fx
         from transformers import AutoConfig, AutoModelForCausalLM
 
         from memfloor.runtimes.hf import hf_config_fields

@@ -16,6 +16,8 @@ def usable(request_for):
         reason = find_runtime(name).unavailable_reason(asked.cell)
         if reason is not None:
             pytest.skip(reason)
+        if name == "hf-compile":
+            pytest.skip("compiling takes up to a minute: test_hf_compile.py does so once, and traces every family")
         system = find_runtime(name)(asked)
         system.prepare()
         return system

@@ -188,6 +188,17 @@ def test_the_repeat_command_names_every_setting_that_is_not_a_default(make_run, 
     assert command.endswith(f"--runs 3 {settings}")
 
 
+def test_the_repeat_command_names_a_head_that_is_not_the_one_by_default(make_run, make_cell):
+    for formats, settings in (
+        ({"weights": "int8-g32", "head": "int8-g32"}, "--weights int8-g32 --head int8-g32"),
+        ({"weights": "int8-g32", "head": "bf16"}, "--weights int8-g32"),
+    ):
+        cell = make_cell()
+        cell = cell.model_copy(update={"workload": cell.workload.model_copy(update=formats)})
+        [command] = repeat_commands(summarise([make_run(cell=cell)])[0])
+        assert command.endswith(f"--runs 1 {settings}")
+
+
 def test_sql_sees_runs_and_steps(make_run, make_failure):
     records = [make_run(), make_run(block=1), make_failure()]
     names, rows = run_query(records, "select kind, count(*) as n from runs group by kind order by kind")

@@ -32,6 +32,7 @@ class RunOptions:
         runs: Runs of each cell, each a fresh process; 10, or 5 for a study on a CPU.
         batch: Sequences decoded together.
         weights: Format of the weights; also --dtype.
+        head: Format of the output head; 16 bits unless given when the other weights are quantised.
         kv: Format of the KV cache; that of the weights unless given.
         device: cpu or cuda; the GPU if there is one.
         threads: CPU threads of the runtime and of the ceiling; all allowed cores unless given.
@@ -48,6 +49,7 @@ class RunOptions:
     runs: int | None = None
     batch: int = 1
     weights: Annotated[str, Parameter(name=["--weights", "--dtype"])] = "bf16"
+    head: str | None = None
     kv: str | None = None
     device: str | None = None
     threads: int | None = None
@@ -168,6 +170,7 @@ def _grid_options(options: RunOptions) -> dict[str, Any]:
     return {
         "batch": options.batch,
         "weights": options.weights,
+        "head": options.head,
         "kv": options.kv,
         "threads": options.threads,
         "prefill": options.prefill,

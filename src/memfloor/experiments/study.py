@@ -25,6 +25,7 @@ def grid(
     *,
     batch: int = 1,
     weights: str = "bf16",
+    head: str | None = None,
     kv: str | None = None,
     threads: int | None = None,
     prefill: bool = False,
@@ -42,7 +43,7 @@ def grid(
             _check_shape(spec, weights_from)
         for context_len in contexts:
             check_context(spec, context_len)
-            workload = Workload.of(context_len, batch, weights, kv or unquantized(weights))
+            workload = Workload.of(context_len, batch, weights, kv or unquantized(weights), head)
             for runtime, options in runtimes:
                 check_options(find_runtime(runtime), options)
                 cell = Cell(

@@ -17,7 +17,7 @@ from memfloor.report.figures import FIGURES, save
 from memfloor.report.sentences import cautions, headline
 from memfloor.report.summary import CellSummary, summarise
 from memfloor.report.tables import CELL_COLUMNS, cell_row, invalid_row
-from memfloor.spec import model_names
+from memfloor.spec import model_names, unquantized
 
 CAPTIONS = {
     "1": "Figure 1. Achieved fraction of the floor (streamed bytes), left, and step time, right. Grey: the study's "
@@ -110,6 +110,7 @@ def _settings(summary: CellSummary) -> str:
         "runs": max(run.block for run in summary.runs) + 1,
         "batch": cell.workload.batch,
         "weights": cell.workload.weights,
+        "head": None if cell.workload.head == unquantized(cell.workload.weights) else cell.workload.head,
         "kv": cell.workload.kv,
         "threads": cell.threads,
         "weights-from": cell.weights_from,

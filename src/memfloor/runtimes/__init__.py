@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from memfloor.errors import UsageError
 from memfloor.runtimes.engine import Engine
 from memfloor.runtimes.hf import HfEager
+from memfloor.runtimes.hf_compile import HfCompile
 from memfloor.runtimes.hf_static import HfStatic
+from memfloor.runtimes.llama_cpp import LlamaCpp
 from memfloor.runtimes.protocol import DecodeRequest, Runtime
 
 REGISTRY: dict[str, type[Runtime]] = {
@@ -13,7 +15,9 @@ REGISTRY: dict[str, type[Runtime]] = {
     for runtime in (
         HfEager,
         HfStatic,
+        HfCompile,
         Engine,
+        LlamaCpp,
     )
 }
 

@@ -62,7 +62,11 @@ class HfEager:
         self.model = load_model(cell, self.request.seed)
         self.cache = self.make_cache()
         self.token = torch.ones((cell.workload.batch, 1), dtype=torch.long, device=cell.device)
-        if cell.prefill:
+        self.fill()
+
+    def fill(self) -> None:
+        """Fill the empty cache up to `start_len` tokens."""
+        if self.request.cell.prefill:
             self._prefill()
         else:
             self._fill_cache()
@@ -87,10 +91,14 @@ class HfEager:
 
     def observed_path(self) -> ObservedPath:
         """Take one more step under a census of its operators."""
+        return ObservedPath(operators=operator_census(self.forward), facts=self.facts())
+
+    def facts(self) -> dict[str, str]:
+        """Return what the prepared model says of itself."""
         import torch
 
         parameter = next(self.model.parameters())
-        facts = {
+        return {
             "attention_implementation": str(self.model.config._attn_implementation),
             "model_class": type(self.model).__name__,
             "cache_class": type(self.cache).__name__,
@@ -99,7 +107,6 @@ class HfEager:
             "torch_threads": str(torch.get_num_threads()),
             "launch": "eager",
         }
-        return ObservedPath(operators=operator_census(self.forward), facts=facts)
 
     def _fill_cache(self) -> None:
         import torch
@@ -120,7 +127,8 @@ class HfEager:
 
         cell = self.request.cell
         shape = (cell.workload.batch, self.request.start_len)
-        prompt = torch.randint(cell.spec.vocab_size, shape).to(cell.device)
+        generator = torch.Generator().manual_seed(self.request.seed)
+        prompt = torch.randint(cell.spec.vocab_size, shape, generator=generator).to(cell.device)
         with torch.no_grad():
             for chunk in prompt.split(PREFILL_CHUNK_TOKENS, dim=1):
                 self.model(input_ids=chunk, past_key_values=self.cache, use_cache=True, logits_to_keep=1)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from memfloor.record import Cell, ObservedPath
+from memfloor.record import Cell
 from memfloor.runtimes.hf import HfEager
 from memfloor.runtimes.protocol import DecodeRequest
 
@@ -13,8 +13,9 @@ LAUNCH_MODES = ("eager", "graph")
 class HfStatic(HfEager):
     """Decode with a `StaticCache`; `launch=graph` replays the same step as one CUDA Graph.
 
-    Both modes run the same operators on the same buffers, so that their A/B isolates the launch. Attention reads
-    the whole cache under a mask, so its length is the context at the end of the run.
+    Both modes run the same operators on the same buffers, so that their A/B isolates the launch, and the census of an
+    eager step holds for both. Attention reads the whole cache under a mask, so its length is the context at the end of
+    the run.
     """
 
     name: ClassVar[str] = "hf-static"
@@ -63,11 +64,9 @@ class HfStatic(HfEager):
         else:
             self.graph.replay()
 
-    def observed_path(self) -> ObservedPath:
-        """Take one more eager step under a census; a captured graph launched the same operators."""
-        path = super().observed_path()
-        facts = path.facts | {"launch": "eager" if self.graph is None else "one CUDA Graph replay per step"}
-        return ObservedPath(operators=path.operators, facts=facts)
+    def facts(self) -> dict[str, str]:
+        """Return what the prepared model says of itself, and how a step is launched."""
+        return super().facts() | {"launch": "eager" if self.graph is None else "one CUDA Graph replay per step"}
 
     def _capture(self) -> None:
         import torch

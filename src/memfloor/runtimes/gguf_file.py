@@ -1,0 +1,224 @@
+"""Write a model as a GGUF file, tensor by tensor, with random weights or with those of a checkpoint."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from memfloor.errors import UsageError
+from memfloor.floor import projections
+from memfloor.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+# GGUF's name of each weight format, which is also that of its type of tensor and of its type of file.
+GGUF_TYPES = {"bf16": "BF16", "int8-g32": "Q8_0", "int4-g32": "Q4_0"}
+ARCHITECTURES = {"llama": "LLAMA", "mistral": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3"}
+ROPE_TYPES = ("default", "linear", "llama3")
+# A prime number of groups of 32 weights, so that no two rows of a matrix hold the same numbers in the same columns.
+BLOCK_GROUPS, GROUP_WEIGHTS = 32_771, 32
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPlan:
+    """Plan one tensor of a file.
+
+    Attributes:
+        name: Its Hugging Face name.
+        shape: [N, K] of a matrix, [N] of a vector.
+        kind: GGUF's name of its type. Norms and biases are F32: llama.cpp multiplies and adds no others.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: str
+
+
+class Weights(Protocol):
+    """Give the numbers of a tensor, encoded: uint8 [N, bytes of a row]."""
+
+    def encode(self, tensor: TensorPlan) -> Array:
+        """Return the encoded tensor."""
+
+
+def plan_tensors(spec: ModelSpec, weights: str) -> Iterator[TensorPlan]:
+    """Plan the tensors of a model in the order a step reads them.
+
+    An embedding table that is no head stays bf16, since a step reads one row of it.
+    """
+    kind, tied = GGUF_TYPES[weights], spec.tie_word_embeddings
+    table = (spec.vocab_size, spec.hidden_size)
+    yield TensorPlan("model.embed_tokens.weight", table, kind if tied else "BF16")
+    for layer in range(spec.num_hidden_layers):
+        yield from _plan_layer(spec, kind, f"model.layers.{layer}")
+    yield TensorPlan("model.norm.weight", (spec.hidden_size,), "F32")
+    if not tied:
+        yield TensorPlan("lm_head.weight", table, kind)
+
+
+def _plan_layer(spec: ModelSpec, kind: str, prefix: str) -> Iterator[TensorPlan]:
+    attention = ("q_proj", "k_proj", "v_proj", "o_proj")
+    biased = {"q_proj": spec.qkv_bias, "k_proj": spec.qkv_bias, "v_proj": spec.qkv_bias}
+    biased["o_proj"] = spec.attention_output_bias
+    yield TensorPlan(f"{prefix}.input_layernorm.weight", (spec.hidden_size,), "F32")
+    yield TensorPlan(f"{prefix}.post_attention_layernorm.weight", (spec.hidden_size,), "F32")
+    if spec.qk_norm:
+        yield TensorPlan(f"{prefix}.self_attn.q_norm.weight", (spec.head_dim,), "F32")
+        yield TensorPlan(f"{prefix}.self_attn.k_norm.weight", (spec.head_dim,), "F32")
+    for name, shape in projections(spec).items():
+        module = f"{prefix}.{'self_attn' if name in attention else 'mlp'}.{name}"
+        yield TensorPlan(f"{module}.weight", shape, kind)
+        if biased.get(name, spec.mlp_bias):
+            yield TensorPlan(f"{module}.bias", shape[:1], "F32")
+
+
+def write_gguf(path: Path, spec: ModelSpec, weights: str, source: Weights) -> None:
+    """Write a model that llama.cpp loads, with a vocabulary of nameless tokens.
+
+    Args:
+        path: File to write.
+        spec: The model, of a family in `ARCHITECTURES`.
+        weights: Format of the matrices and of the head, one of `GGUF_TYPES`.
+        source: Where the numbers come from.
+    """
+    import gguf
+
+    architecture = gguf.MODEL_ARCH[ARCHITECTURES[spec.model_type]]
+    names = gguf.get_tensor_name_map(architecture, spec.num_hidden_layers)
+    tensors = list(plan_tensors(spec, weights))
+    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
+    _add_metadata(writer, spec, gguf.LlamaFileType[f"MOSTLY_{GGUF_TYPES[weights]}"])
+    factors = rope_factors(spec)
+    if factors is not None:
+        writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes)
+    for tensor in tensors:
+        kind = gguf.GGMLQuantizationType[tensor.kind]
+        shape = gguf.quants.quant_shape_to_byte_shape(tensor.shape, kind)
+        name = names.get_name(tensor.name, (".weight", ".bias"))
+        writer.add_tensor_info(name, shape, np.dtype(np.uint8), int(np.prod(shape, dtype=np.int64)), kind)
+    _write_file(writer, factors, (source.encode(tensor) for tensor in tensors))
+
+
+def _write_file(writer: "GGUFWriter", factors: Array | None, encoded: Iterator[Array]) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    if factors is not None:
+        writer.write_tensor_data(factors)
+    for tensor in encoded:
+        writer.write_tensor_data(tensor)
+    writer.close()
+
+
+def _add_metadata(writer: "GGUFWriter", spec: ModelSpec, file_type: int) -> None:
+    import gguf
+
+    writer.add_file_type(file_type)
+    writer.add_block_count(spec.num_hidden_layers)
+    writer.add_context_length(spec.max_position_embeddings)
+    writer.add_embedding_length(spec.hidden_size)
+    writer.add_feed_forward_length(spec.intermediate_size)
+    writer.add_head_count(spec.num_attention_heads)
+    writer.add_head_count_kv(spec.num_key_value_heads)
+    writer.add_key_length(spec.head_dim)
+    writer.add_value_length(spec.head_dim)
+    writer.add_layer_norm_rms_eps(spec.rms_norm_eps)
+    writer.add_rope_dimension_count(spec.head_dim)
+    writer.add_rope_freq_base(spec.rope_theta)
+    if spec.rope_scaling and spec.rope_scaling["rope_type"] == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(float(spec.rope_scaling["factor"]))
+    writer.add_vocab_size(spec.vocab_size)
+    writer.add_tokenizer_model("none")
+
+
+def rope_factors(spec: ModelSpec) -> Array | None:
+    """Return what llama3's scaling divides each rotary frequency by, float32 [D / 2]; None for other models.
+
+    Source: transformers, modeling_rope_utils._compute_llama3_parameters.
+    """
+    if not spec.rope_scaling or spec.rope_scaling["rope_type"] != "llama3":
+        return None
+    scaling = {key: float(value) for key, value in spec.rope_scaling.items() if key != "rope_type"}
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    frequencies = spec.rope_theta ** (-np.arange(0, spec.head_dim, 2) / spec.head_dim)
+    turns = scaling["original_max_position_embeddings"] * frequencies / (2 * np.pi)
+    kept = ((turns - low) / (high - low)).clip(0.0, 1.0)
+    return (1.0 / (kept + (1.0 - kept) / scaling["factor"])).astype(np.float32)
+
+
+class RandomWeights:
+    """Give normal numbers: matrices at 1 / sqrt(K), norms at one, biases near zero.
+
+    One block is encoded for each type and K, and repeated from another group on for each tensor.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._blocks: dict[tuple[str, int], Array] = {}
+        self._tensors = 0
+
+    def encode(self, tensor: TensorPlan) -> Array:
+        """Return the encoded tensor."""
+        self._tensors += 1
+        if tensor.kind == "F32":
+            scale, mean = (0.01, 0.0) if tensor.name.endswith("bias") else (0.0, 1.0)
+            generator = np.random.default_rng([self._seed, self._tensors])
+            return _bytes_of(generator.standard_normal(tensor.shape, np.float32) * np.float32(scale) + np.float32(mean))
+        rows, columns = tensor.shape
+        block = self._block(tensor.kind, columns)
+        row_bytes = columns // GROUP_WEIGHTS * block.shape[1]
+        start = 7919 * self._tensors % BLOCK_GROUPS
+        return np.resize(np.roll(block, -start, axis=0), (rows, row_bytes))
+
+    def _block(self, kind: str, columns: int) -> Array:
+        if (kind, columns) not in self._blocks:
+            generator = np.random.default_rng([self._seed, columns])
+            numbers = generator.standard_normal((BLOCK_GROUPS, GROUP_WEIGHTS), np.float32) * np.float32(columns**-0.5)
+            self._blocks[kind, columns] = _quantize(numbers, kind)
+        return self._blocks[kind, columns]
+
+
+class CheckpointWeights:
+    """Give the numbers of a Hugging Face checkpoint, encoded as llama.cpp expects them.
+
+    The architecture `llama` pairs neighbours in its rotary embedding where Hugging Face pairs halves, so that the
+    rows of Q and K are interleaved.
+    """
+
+    def __init__(self, spec: ModelSpec, tensors: Mapping[str, Any]) -> None:
+        self._spec = spec
+        self._tensors = tensors
+        self._paired = ARCHITECTURES[spec.model_type] == "LLAMA"
+
+    def encode(self, tensor: TensorPlan) -> Array:
+        """Return the encoded tensor.
+
+        Raises:
+            UsageError: The checkpoint lacks it, or has it in another shape.
+        """
+        if tensor.name not in self._tensors:
+            raise UsageError(f"the checkpoint of {self._spec.name} lacks {tensor.name}")
+        numbers: Array = self._tensors[tensor.name].float().numpy()
+        if numbers.shape != tensor.shape:
+            raise UsageError(f"{tensor.name} is {numbers.shape} in the checkpoint, not {tensor.shape}")
+        if self._paired and any(f".{name}." in tensor.name for name in ("q_proj", "k_proj")):
+            halves = numbers.reshape(-1, 2, self._spec.head_dim // 2, *numbers.shape[1:])
+            numbers = np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(tensor.shape)
+        return _bytes_of(numbers) if tensor.kind == "F32" else _quantize(numbers, tensor.kind)
+
+
+def _quantize(numbers: Array, kind: str) -> Array:
+    import gguf
+
+    quantized: Array = gguf.quants.quantize(numbers, gguf.GGMLQuantizationType[kind])
+    return _bytes_of(quantized)
+
+
+def _bytes_of(numbers: Array) -> Array:
+    return np.ascontiguousarray(numbers).view(np.uint8)

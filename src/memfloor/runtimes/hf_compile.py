@@ -1,0 +1,121 @@
+"""Hugging Face transformers under torch.compile: the step of the static cache, compiled by Inductor as one graph."""
+
+import os
+import re
+import shutil
+import sysconfig
+from collections import Counter
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import ClassVar
+
+from memfloor.errors import UsageError
+from memfloor.record import Cell, ObservedPath
+from memfloor.runtimes.hf import HfEager
+from memfloor.runtimes.hf_static import HfStatic
+from memfloor.runtimes.protocol import DecodeRequest
+
+# CUDA Graphs, which `reduce-overhead` adds, remove the launches of a GPU; a CPU has none, and ignores them.
+DEFAULT_MODES = {"cuda": "reduce-overhead", "cpu": "default"}
+MODES = ("default", "reduce-overhead", "max-autotune-no-cudagraphs")
+BACKEND = "inductor"
+# The first compiles; with CUDA Graphs the second records and the third replays.
+WARM_STEPS = 3
+# A call of a kernel or of a library in the code that Inductor writes.
+KERNEL_CALL = re.compile(
+    r"^ +(?:\w+ = )?(cpp_fused\w*|triton_\w+|extern_kernels\.\w+|torch\.ops\.[\w.]+?)(?:\.run)?\(", re.MULTILINE
+)
+
+
+class HfCompile(HfStatic):
+    """Decode with a `StaticCache` and a compiled step, the choice of the next token included.
+
+    The step is one graph or an error: nothing falls back to eager. Option `mode`: torch.compile's, reduce-overhead
+    (CUDA Graphs) unless given on a GPU, default on a CPU.
+    """
+
+    name: ClassVar[str] = "hf-compile"
+    summary: ClassVar[str] = "Hugging Face transformers, static cache, torch.compile as one graph"
+    options: ClassVar[Mapping[str, tuple[str, ...]]] = {**HfEager.options, "mode": MODES}
+
+    def __init__(self, request: DecodeRequest) -> None:
+        super().__init__(request)
+        self.mode = request.cell.options.get("mode", DEFAULT_MODES[request.cell.device])
+        self._compiled: Callable[[], None] | None = None
+        self._graphs_after_warm_up = 0
+
+    @classmethod
+    def unavailable_reason(cls, cell: Cell | None = None) -> str | None:
+        """Say why transformers cannot run here, or this cell, or what torch.compile lacks."""
+        reason = super().unavailable_reason(cell) or _missing_compiler()
+        if reason is not None or cell is None:
+            return reason
+        if cell.device == "cuda" and find_spec("triton") is None:
+            return "torch.compile needs triton on a GPU; pip install triton"
+        return "sliding-window attention recompiles" if cell.spec.num_sliding_layers else None
+
+    def prepare(self) -> None:
+        """Build the model and its cache, compile the step, and bring cache and token back to the start."""
+        import torch
+
+        super().prepare()
+        assert self.token is not None
+        first = self.token.clone()
+        # CUDA Graphs write only into tensors whose address they may keep.
+        torch._dynamo.mark_static_address(self.token)
+        # Decode is one shape, and a symbolic one would cost kernels their constants.
+        self._compiled = torch.compile(self.forward, backend=BACKEND, mode=self.mode, fullgraph=True, dynamic=False)
+        for _ in range(WARM_STEPS):
+            self.step()
+        self._graphs_after_warm_up = _graphs()
+        self.cache.reset()
+        self.token.copy_(first)
+        self.fill()
+
+    def step(self) -> None:
+        """Run the compiled step on the token buffer."""
+        import torch
+
+        if self._compiled is None:
+            raise UsageError("prepare the runtime before its first step")
+        with torch.inference_mode():
+            self._compiled()
+
+    def observed_path(self) -> ObservedPath:
+        """Take one more step, and count the kernels in the code that Inductor wrote for it."""
+        from torch._dynamo.utils import counters
+
+        self.step()
+        facts = self.facts() | {
+            "launch": f"torch.compile, mode {self.mode}",
+            "backend": BACKEND,
+            "graphs": str(_graphs()),
+            "graph_breaks": str(sum(counters["graph_break"].values())),
+            "recompiles_after_warm_up": str(_graphs() - self._graphs_after_warm_up),
+            "cuda_graph_skips": str(counters["inductor"]["cudagraph_skips"]),
+        }
+        return ObservedPath(operators=_kernel_calls(), facts=facts)
+
+
+def _graphs() -> int:
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])
+
+
+def _kernel_calls() -> dict[str, int]:
+    # A run compiles one step in a process of its own, so that all code written belongs to it.
+    from torch._inductor.codecache import PyCodeCache
+
+    sources = [Path(str(module.__file__)).read_text() for module in PyCodeCache.modules]
+    return dict(sorted(Counter(call for source in sources for call in KERNEL_CALL.findall(source)).items()))
+
+
+def _missing_compiler() -> str | None:
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        return f"torch.compile needs a C++ compiler and finds no {compiler}; install one (Debian: apt install g++)"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        return "torch.compile needs Python's headers; install them (Debian: apt install python3-dev)"
+    return None

@@ -1,0 +1,128 @@
+import shutil
+import sysconfig
+
+import pytest
+import torch
+
+from memfloor.errors import UsageError
+from memfloor.runtimes import find_runtime, hf_compile
+from memfloor.runtimes.hf_compile import KERNEL_CALL, HfCompile
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+STEPS = 8
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled():
+    """Start each test as a run starts: with no graph compiled in this process."""
+    from torch._dynamo.utils import counters
+    from torch._inductor.codecache import PyCodeCache
+
+    torch._dynamo.reset()
+    PyCodeCache.cache_clear()
+    counters.clear()
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """Trace the step as one graph but run it by torch's own operators: what Inductor adds takes seconds."""
+    monkeypatch.setattr(hf_compile, "BACKEND", "eager")
+
+
+def decode(system, steps=STEPS):
+    tokens = []
+    for _ in range(steps):
+        system.step()
+        tokens.append(system.token.flatten().tolist())
+    return tokens
+
+
+@pytest.mark.skipif(HfCompile.unavailable_reason() is not None, reason=str(HfCompile.unavailable_reason()))
+def test_a_compiled_step_decodes_what_an_eager_one_does(prepared):
+    compiled = prepared("hf-compile")
+    assert decode(compiled, 7) == decode(prepared("hf-eager"), 7)
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
+
+    # The last of the eight steps that were asked for.
+    path = compiled.observed_path()
+    assert int(compiled.cache.get_seq_length()) == 7 + 8
+    # Seven projections in each of two layers, and the head.
+    products = ("extern_kernels.mm", "extern_kernels.addmm")
+    assert sum(path.operators.get(name, 0) for name in products) == 15, path.operators
+    assert any("_scaled_dot_product_" in name for name in path.operators), path.operators
+    assert path.facts["launch"] == "torch.compile, mode default"
+    assert (path.facts["graphs"], path.facts["graph_breaks"]) == ("1", "0")
+    assert path.facts["recompiles_after_warm_up"] == "0"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_one_graph_that_decodes_what_eager_does(traced, prepared, tiny, family):
+    compiled = prepared("hf-compile", spec=tiny(family), seed=2)
+    assert decode(compiled) == decode(prepared("hf-eager", spec=tiny(family), seed=2))
+    facts = compiled.facts()
+    assert facts["cache_class"] == "StaticCache"
+    assert hf_compile._graphs() == 1
+
+
+def test_the_cache_starts_at_start_len_after_the_warm_up(traced, prepared):
+    system = prepared("hf-compile", start_len=7)
+    assert int(system.cache.get_seq_length()) == 7
+    system.step()
+    assert int(system.cache.get_seq_length()) == 8
+
+
+def test_a_prefill_is_taken_again_after_the_warm_up(traced, prepared):
+    compiled = prepared("hf-compile", prefill=True, batch=2)
+    assert decode(compiled) == decode(prepared("hf-eager", prefill=True, batch=2))
+
+
+def test_the_mode_suits_the_device_unless_given(request_for):
+    request = request_for("hf-compile")
+    assert HfCompile(request).mode == "default"
+    on_gpu = request.__class__(request.cell.model_copy(update={"device": "cuda"}), 7, 8)
+    assert HfCompile(on_gpu).mode == "reduce-overhead"
+    assert HfCompile(request_for("hf-compile", options={"mode": "reduce-overhead"})).mode == "reduce-overhead"
+
+
+def test_without_a_compiler_the_reason_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    reason = HfCompile.unavailable_reason()
+    assert reason == "torch.compile needs a C++ compiler and finds no g++; install one (Debian: apt install g++)"
+
+
+def test_without_the_headers_of_python_the_reason_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    reason = HfCompile.unavailable_reason()
+    assert reason == "torch.compile needs Python's headers; install them (Debian: apt install python3-dev)"
+
+
+def test_quantised_weights_are_refused_as_by_the_eager_path(request_for):
+    cell = request_for("hf-compile", weights="bf16").cell
+    workload = cell.workload.model_copy(update={"weights": "int8"})
+    reason = HfCompile.unavailable_reason(cell.model_copy(update={"workload": workload}))
+    assert reason == "hf-compile runs weights bf16, fp16, fp32, not int8 with head bf16"
+
+
+def test_a_sliding_window_is_refused(request_for, tiny):
+    spec = tiny("mistral", sliding_window=16)
+    assert HfCompile.unavailable_reason(request_for("hf-compile", spec=spec).cell) is not None
+
+
+def test_a_step_before_prepare_is_refused(request_for):
+    with pytest.raises(UsageError, match="prepare the runtime"):
+        find_runtime("hf-compile")(request_for("hf-compile")).step()
+
+
+def test_kernel_calls_are_read_from_generated_code():
+    code = """
+    def call(self, args):
+        cpp_fused_add_0(arg0_1, buf0)
+        extern_kernels.mm(buf0, arg1_1, out=buf1)
+        buf2 = torch.ops.aten._flash.default(buf1)
+        triton_poi_fused_mul_1.run(buf2, 64, stream=stream0)
+        del buf1
+    """
+    found = ["cpp_fused_add_0", "extern_kernels.mm", "torch.ops.aten._flash.default", "triton_poi_fused_mul_1"]
+    assert KERNEL_CALL.findall(code) == found
