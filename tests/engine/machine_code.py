@@ -8,7 +8,9 @@ import re
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import triton
@@ -16,13 +18,14 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from memfloor.engine.cuda.calls import KernelCall
-from memfloor.engine.cuda.launch_shapes import default_shapes
+from memfloor.engine.cuda.launch_shapes import CombineProjectionShape, default_shapes
 from memfloor.engine.cuda.model import DecodeModel
 from memfloor.engine.cuda.weights import pack_weights
 from memfloor.floor import projections
 from memfloor.spec import ModelSpec, load_model
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
+COMBINED = CombineProjectionShape(block_n=128, block_d=64, warps=4)
 TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int32: "*i32"}
 
 
@@ -43,16 +46,19 @@ def hf_shapes(spec: ModelSpec) -> dict[str, torch.Tensor]:
 
 
 def step_calls(pdl: int) -> dict[str, KernelCall]:
-    """Return the calls of the last layer and the output of the model's step."""
+    """Return the calls of the last layer and the output of the model's step, with both kinds of O projection."""
     spec = load_model("qwen2.5-7b").model_copy(update={"num_hidden_layers": 1})
     weights = pack_weights(spec, hf_shapes(spec), torch.device("meta"))
-    model = DecodeModel(spec, weights, 2560, default_shapes(spec.hidden_size, 4, 132), pdl)
+    shapes = default_shapes(spec.hidden_size, 4, 132)
+    model = DecodeModel(spec, weights, 2560, shapes, pdl)
     names = ("qkv", "attention", "combine", "o_proj", "gate_up", "down_proj", "head", "sample")
-    return dict(zip(names, model.plan.calls, strict=True)) | {"embed": model.embed}
+    calls = dict(zip(names, model.plan.calls, strict=True)) | {"embed": model.embed}
+    combined = DecodeModel(spec, weights, 2560, replace(shapes, o_proj=COMBINED), pdl)
+    return calls | {call.op: call for call in combined.plan.calls if call.op == "combine_projection"}
 
 
-def compile_call(call: KernelCall, capability: int) -> bytes:
-    """Return the machine code of a call."""
+def compile_call(call: KernelCall, capability: int) -> Any:
+    """Return a call's compiled kernel."""
     names = call.kernel.arg_names
     pointers, constants = names[: len(call.args)], names[len(call.args) :]
     signature = {name: TYPES[tensor.dtype] for name, tensor in zip(pointers, call.args, strict=True)}
@@ -62,13 +68,13 @@ def compile_call(call: KernelCall, capability: int) -> bytes:
         {name: call.constants[name] for name in constants},
         {(index,): [["tt.divisibility", 16]] for index in range(len(pointers))},
     )
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=call.options()).asm["cubin"]
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=call.options())
 
 
-def facts(cubin: bytes) -> dict[str, object]:
-    """Return registers, stack bytes, and the memory instructions before and after the dependency wait."""
+def facts(kernel: Any) -> dict[str, object]:
+    """Return registers, stack and shared bytes, and the memory instructions before and after the dependency wait."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
+        file.write(kernel.asm["cubin"])
         file.flush()
         usage = run("cuobjdump", "-res-usage", file.name)
         code = run("nvdisasm", "-c", file.name)
@@ -78,6 +84,7 @@ def facts(cubin: bytes) -> dict[str, object]:
     return {
         "registers": int(registers),
         "stack_bytes": int(stack) + int(local),
+        "shared_bytes": kernel.metadata.shared,
         "before_wait": instructions[:wait] if wait is not None else [],
         "after_wait": instructions[wait + 1 :] if wait is not None else instructions,
     }

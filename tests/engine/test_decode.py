@@ -1,9 +1,17 @@
 """A whole tiny model against transformers in float32, and the promises of the plan and the decoder."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from memfloor.engine.cuda.launch_shapes import AttentionShape, LaunchShapes, ProjectionShape, RowShape
+from memfloor.engine.cuda.launch_shapes import (
+    AttentionShape,
+    CombineProjectionShape,
+    LaunchShapes,
+    ProjectionShape,
+    RowShape,
+)
 from memfloor.engine.cuda.model import DecodeModel
 from memfloor.engine.cuda.weights import ModelWeights, pack_weights, random_weights
 from memfloor.engine.decode import Decoder
@@ -23,6 +31,8 @@ SHAPES = LaunchShapes(
     down_proj=ProjectionShape(256, 256, 1, 1),
     head=RowShape(128, 1),
 )
+COMBINED = replace(SHAPES, o_proj=CombineProjectionShape(128, 32, 1))
+both_o_projections = pytest.mark.parametrize("shapes", [SHAPES, COMBINED], ids=["projection", "combine_projection"])
 TINY = {
     "hidden_size": 256,
     "intermediate_size": 320,
@@ -54,8 +64,8 @@ def tiny() -> tuple[ModelSpec, ModelWeights]:
     return spec, random_weights(spec, CPU, seed=3)
 
 
-def decoder_of(tiny: tuple[ModelSpec, ModelWeights], max_len: int = 20) -> Decoder:
-    return Decoder(DecodeModel(*tiny, max_len, SHAPES, 0), "eager")
+def decoder_of(tiny: tuple[ModelSpec, ModelWeights], shapes: LaunchShapes = SHAPES) -> Decoder:
+    return Decoder(DecodeModel(*tiny, 20, shapes, 0), "eager")
 
 
 @pytest.mark.parametrize("family", ["Qwen2", "Qwen3"])
@@ -76,9 +86,10 @@ def test_a_tiny_model_decodes_as_transformers_does(family):
     assert decoder.tokens(0, STEPS) == tokens[1:]
 
 
-def test_the_reference_step_agrees_with_the_kernels(tiny):
+@both_o_projections
+def test_the_reference_step_agrees_with_the_kernels(tiny, shapes):
     spec, weights = tiny
-    decoder = decoder_of(tiny)
+    decoder = decoder_of(tiny, shapes)
     model = decoder.model
     model.cache.normal_(generator=torch.Generator().manual_seed(0))
     want = reference_logits(spec, weights, model.cache, model.rope, 9, 17)
@@ -87,9 +98,10 @@ def test_the_reference_step_agrees_with_the_kernels(tiny):
     assert (model.logits - want).norm() / want.norm() < 2e-2
 
 
-def test_the_same_steps_give_the_same_bits(tiny):
+@both_o_projections
+def test_the_same_steps_give_the_same_bits(tiny, shapes):
     results = []
-    decoder = decoder_of(tiny)
+    decoder = decoder_of(tiny, shapes)
     for _ in range(2):
         decoder.start(11, 3)
         decoder.step()
@@ -124,9 +136,10 @@ def test_an_unknown_launch_mode_is_refused(tiny):
         Decoder(decoder_of(tiny).model, "lazy")
 
 
-def test_the_tensors_a_step_reads_add_up_to_the_floor(tiny):
+@both_o_projections
+def test_the_tensors_a_step_reads_add_up_to_the_floor(tiny, shapes):
     spec, _ = tiny
-    model = decoder_of(tiny).model
+    model = decoder_of(tiny, shapes).model
     read = sum(tensor.numel() * tensor.element_size() for call in model.plan.calls for tensor in call.reads)
     traffic = step_traffic(spec, Workload.of(16))
     assert read == traffic.total_bytes - traffic.kv_read - traffic.kv_write
@@ -135,3 +148,9 @@ def test_the_tensors_a_step_reads_add_up_to_the_floor(tiny):
 def test_six_kernels_per_layer(tiny):
     counts = decoder_of(tiny).model.plan.counts()
     assert counts == {"qkv": 1, "attention": 1, "combine": 1, "projection": 2, "gate_up": 1, "head": 1, "sample": 1}
+
+
+def test_five_kernels_per_layer_if_the_o_projection_joins_the_splits(tiny):
+    counts = decoder_of(tiny, COMBINED).model.plan.counts()
+    assert counts.pop("combine_projection") == 1
+    assert counts == {"qkv": 1, "attention": 1, "projection": 1, "gate_up": 1, "head": 1, "sample": 1}
