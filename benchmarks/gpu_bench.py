@@ -28,7 +28,6 @@ from memfloor.engine.kernels.gate_up.reference import gate_up
 from memfloor.engine.kernels.head.reference import head
 from memfloor.engine.kernels.projection.reference import projection
 from memfloor.engine.kernels.qkv.reference import qkv
-from memfloor.engine.rope import rope_table
 from memfloor.spec import load_model
 
 CONTEXT = 2048
@@ -170,7 +169,7 @@ class Bench:
         self.heads[: self.query] *= 50
         self.heads[self.query :] *= 0.02
         self.position = torch.tensor([CONTEXT], dtype=I32, device="cuda")
-        self.rope = rope_table(spec, MAX_LEN, torch.device("cuda"))
+        self.rope = device_rope(spec, MAX_LEN, torch.device("cuda"))
         cos, sin = (table[CONTEXT] for table in self.rope)
         self.rope_row = torch.cat([cos, cos, -sin, sin])
 

@@ -51,8 +51,7 @@ class DecodeModel:
         self._allocate_activations()
         self._allocate_scratch()
         self.cache = allocate_cache(spec, max_len, self.device)
-        cosines, sines = rope_table(spec, max_len)
-        self.rope = (torch.from_numpy(cosines).to(self.device), torch.from_numpy(sines).to(self.device))
+        self.rope = device_rope(spec, max_len, self.device)
         self.input = StepInput(
             self.token, self.position, self.residual, self.normed, self.down_sums, self._float32(2 * spec.head_dim)
         )
@@ -248,3 +247,9 @@ class DecodeModel:
 
     def _int32(self, size: int) -> torch.Tensor:
         return torch.zeros(size, dtype=torch.int32, device=self.device)
+
+
+def device_rope(spec: ModelSpec, max_len: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the cosines and sines of every position on a device, float32 [max_len, D / 2] each."""
+    cosines, sines = rope_table(spec, max_len)
+    return torch.from_numpy(cosines).to(device), torch.from_numpy(sines).to(device)
