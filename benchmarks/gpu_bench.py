@@ -22,6 +22,7 @@ from memfloor.engine.cuda.launch_shapes import (
     RowShape,
     default_shapes,
 )
+from memfloor.engine.cuda.model import device_rope
 from memfloor.engine.kernels.attention import reference as attention_reference
 from memfloor.engine.kernels.dependency import MODES
 from memfloor.engine.kernels.gate_up.reference import gate_up

@@ -62,7 +62,8 @@ class Checkpoint:
     def rows(self, name: str, begin: int, end: int) -> Rows:
         """Return rows [begin, end) of a matrix; bf16 ones are a view of the file."""
         stored = self._map(name)[begin:end]
-        return stored if stored.dtype == np.uint16 else stored.astype(np.float32)
+        rows: Rows = stored if stored.dtype == np.uint16 else stored.astype(np.float32)
+        return rows
 
     def _map(self, name: str) -> Any:
         tensor = self._tensors[name]
