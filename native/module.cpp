@@ -57,12 +57,15 @@ nb::ndarray<nb::numpy, T> array_of(std::vector<T>& numbers, nb::handle owner) {
 
 void bind_stream(nb::module_& m) {
   const auto no_gil = nb::call_guard<nb::gil_scoped_release>();
-  nb::class_<Buffer>(m, "Buffer").def(nb::init<std::size_t>(), "size_bytes"_a).def_prop_ro("size_bytes", &Buffer::bytes);
+  nb::class_<Buffer>(m, "Buffer")
+      .def(nb::init<std::size_t>(), "size_bytes"_a)
+      .def_prop_ro("size_bytes", &Buffer::bytes)
+      .def_prop_ro("address", [](const Buffer& self) { return reinterpret_cast<std::uintptr_t>(self.data()); });
   nb::class_<StreamResult>(m, "StreamResult")
       .def_ro("pass_seconds", &StreamResult::pass_seconds)
       .def_ro("checksum", &StreamResult::checksum);
   m.def("stream_fill", &stream_fill, "buffer"_a, "cpus"_a, no_gil);
-  m.def("stream_read", &stream_read, "buffer"_a, "cpus"_a, "passes"_a, no_gil);
+  m.def("stream_read", &stream_read, "buffer"_a, "cpus"_a, "passes"_a, "ahead"_a, no_gil);
   m.def("stream_copy", &stream_copy, "buffer"_a, "cpus"_a, "passes"_a, no_gil);
   m.def("stream_triad", &stream_triad, "buffer"_a, "cpus"_a, "passes"_a, no_gil);
   m.def("stream_isa", &stream_isa);

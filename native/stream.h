@@ -17,8 +17,9 @@ struct StreamResult {
 
 // Writes the whole buffer, each part by the thread that will read it.
 void stream_fill(const Buffer& buffer, const std::vector<int>& cpus);
-// Reads the buffer once per pass, one contiguous part per thread.
-StreamResult stream_read(const Buffer& buffer, const std::vector<int>& cpus, int passes);
+// Reads the buffer once per pass, one contiguous part per thread, asking ahead in software or leaving that to the
+// processor. Which of the two is faster differs between machines, and on one machine with its load.
+StreamResult stream_read(const Buffer& buffer, const std::vector<int>& cpus, int passes, bool ahead);
 // a[i] = b[i] over the two halves of the buffer.
 StreamResult stream_copy(const Buffer& buffer, const std::vector<int>& cpus, int passes);
 // a[i] = b[i] + 3 * c[i] over the three thirds of the buffer.

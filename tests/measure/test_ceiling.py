@@ -22,32 +22,39 @@ def words(buffer):
     return np.ctypeslib.as_array((ctypes.c_uint64 * (buffer.size_bytes // 8)).from_address(buffer.address))
 
 
+def filled(size, team):
+    buffer = native.Buffer(size)
+    native.stream_fill(buffer, team)
+    return buffer
+
+
+@pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("team", TEAMS, ids=lambda team: f"cpus-{'-'.join(map(str, team))}")
 @pytest.mark.parametrize("size", SIZES)
-def test_the_checksum_proves_that_every_word_was_read(size, team):
-    buffer = native.Buffer(size, team)
+def test_the_checksum_proves_that_every_word_was_read(size, team, ahead):
+    buffer = filled(size, team)
     words(buffer)[:] = np.random.default_rng(size).integers(0, 2**64, size // 8, dtype=np.uint64)
-    assert native.stream_read(buffer, team, 2).checksum == int(words(buffer).sum(dtype=np.uint64))
+    assert native.stream_read(buffer, team, 2, ahead).checksum == int(words(buffer).sum(dtype=np.uint64))
 
 
 @pytest.mark.parametrize("position", [0, 7, 8, 511, -9, -1])
 @pytest.mark.parametrize("team", TEAMS, ids=lambda team: f"cpus-{'-'.join(map(str, team))}")
 def test_the_checksum_sees_a_change_of_one_word_anywhere(position, team):
-    buffer = native.Buffer(4096 + 64, team)
-    before = native.stream_read(buffer, team, 1).checksum
+    buffer = filled(4096 + 64, team)
+    before = native.stream_read(buffer, team, 1, True).checksum
     words(buffer)[position] += np.uint64(5)
-    assert native.stream_read(buffer, team, 1).checksum == (before + 5) % 2**64
+    assert native.stream_read(buffer, team, 1, True).checksum == (before + 5) % 2**64
 
 
 def test_a_read_changes_nothing():
-    buffer = native.Buffer(MEBI, CPUS)
+    buffer = filled(MEBI, CPUS)
     before = words(buffer).copy()
-    native.stream_read(buffer, CPUS, 3)
+    native.stream_read(buffer, CPUS, 3, True)
     assert np.array_equal(words(buffer), before)
 
 
 def test_a_fresh_buffer_holds_no_two_equal_cache_lines():
-    buffer = native.Buffer(MEBI, CPUS)
+    buffer = filled(MEBI, CPUS)
     lines = words(buffer).reshape(-1, 8)
     assert len(np.unique(lines, axis=0)) == len(lines)
 
@@ -55,7 +62,7 @@ def test_a_fresh_buffer_holds_no_two_equal_cache_lines():
 @pytest.mark.parametrize("team", TEAMS, ids=lambda team: f"cpus-{'-'.join(map(str, team))}")
 @pytest.mark.parametrize("size", SIZES)
 def test_copy_moves_the_second_half_to_the_first(size, team):
-    buffer = native.Buffer(size, team)
+    buffer = filled(size, team)
     half = size // 16
     source = words(buffer)[half : 2 * half].copy()
     native.stream_copy(buffer, team, 2)
@@ -66,7 +73,7 @@ def test_copy_moves_the_second_half_to_the_first(size, team):
 @pytest.mark.parametrize("team", TEAMS, ids=lambda team: f"cpus-{'-'.join(map(str, team))}")
 @pytest.mark.parametrize("size", SIZES)
 def test_triad_adds_three_times_the_last_third_to_the_second(size, team):
-    buffer = native.Buffer(size, team)
+    buffer = filled(size, team)
     third = size // 24
     left, right = words(buffer)[third : 3 * third].copy().reshape(2, third)
     native.stream_triad(buffer, team, 2)
@@ -76,9 +83,9 @@ def test_triad_adds_three_times_the_last_third_to_the_second(size, team):
 @pytest.mark.parametrize(
     ("call", "words_of_error"),
     [
-        (lambda: native.Buffer(63, CPUS), "at least 64 bytes"),
-        (lambda: native.stream_read(native.Buffer(64, CPUS), CPUS, 0), "at least one pass"),
-        (lambda: native.stream_read(native.Buffer(64, CPUS), [], 1), "at least one CPU"),
+        (lambda: native.Buffer(0), "at least one byte"),
+        (lambda: native.stream_read(native.Buffer(64), CPUS, 0, True), "at least one pass"),
+        (lambda: native.stream_read(native.Buffer(64), [], 1, True), "at least one CPU"),
     ],
 )
 def test_the_kernels_refuse_what_they_cannot_time(call, words_of_error):
@@ -91,7 +98,8 @@ def test_a_reading_holds_its_passes_bytes_and_threads(threads):
     reading = CpuCeiling(threads, MEBI).read(3, after_steps=7)
     assert (reading.after_steps, reading.pass_bytes, len(reading.pass_seconds)) == (7, MEBI, 3)
     assert all(seconds > 0 for seconds in reading.pass_seconds)
-    assert reading.method == f"native stream_read {native.stream_isa()}, {threads or len(CPUS)} threads"
+    assert reading.method.startswith(f"native stream_read {native.stream_isa()}, ")
+    assert reading.method.endswith(f"ware prefetch, {threads or len(CPUS)} threads")
 
 
 @pytest.mark.parametrize("kind", ["copy", "triad"])
@@ -124,7 +132,7 @@ def test_the_ceiling_of_a_cpu_has_a_buffer_for_its_own_cache(monkeypatch):
     monkeypatch.setattr(ceiling, "MIN_BUFFER_BYTES", MEBI)
     monkeypatch.setattr(ceiling, "last_level_cache_bytes", lambda: 3 * MEBI)
     reading = ceiling_for("cpu", 1).read(1)
-    assert (reading.pass_bytes, reading.method) == (24 * MEBI, f"native stream_read {native.stream_isa()}, 1 threads")
+    assert reading.pass_bytes == 24 * MEBI
 
 
 def test_without_native_kernels_the_ceiling_names_what_to_install(monkeypatch):
