@@ -6,7 +6,7 @@ RUNS ?= memfloor-runs
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: report test check clean
+.PHONY: report test check bench-cpu clean
 
 report: $(STAMP)
 	$(BIN)/memfloor study --out $(RUNS)
@@ -26,6 +26,11 @@ $(STAMP): pyproject.toml constraints.txt native/CMakeLists.txt $(wildcard native
 	$(PYTHON) -m venv --without-pip .venv
 	$(PYTHON) -m pip --python $(BIN)/python install --quiet --constraint constraints.txt --editable '.[torch,dev]'
 	touch $@
+
+# llama.cpp is compiled here, which takes some minutes the first time.
+bench-cpu: $(STAMP)
+	$(PYTHON) -m pip --python $(BIN)/python install --quiet --constraint constraints.txt 'llama-cpp-python' gguf
+	$(BIN)/python benchmarks/bench_cpu.py --out $(RUNS)/bench-cpu
 
 clean:
 	rm -rf .venv build report.html figures .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -4,15 +4,19 @@ Steps of one process share its luck (memory layout, neighbours, clocks), so pool
 too narrow. Every function here takes runs. Source: docs/method.md.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 RESAMPLES = 9999
 CONFIDENCE = 0.95
+# Below so many blocks a bootstrap interval is too narrow.
+FEW_BLOCKS = 10
 
 
 class TimedRun(Protocol):
@@ -45,7 +49,42 @@ def estimate(runs: Sequence[R], value: Callable[[R], float]) -> Estimate:
     values = [value(run) for run in runs]
     if not values:
         raise ValueError("an estimate needs at least one run")
-    return Estimate(value=median(values), ci95=_bootstrap_median(values), runs=len(values))
+    return Estimate(value=median(values), ci95=_bootstrap(np.asarray(values), np.median), runs=len(values))
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """Hold a ratio of two arms paired by block: the geometric mean over blocks and its 95 % interval.
+
+    Attributes:
+        value: Geometric mean of the blocks' ratios.
+        ci95: Percentile bootstrap over blocks, or below `FEW_BLOCKS` blocks a t interval on the logarithms, where a
+            bootstrap would be too narrow; None for a single block.
+        blocks: Blocks that both arms have.
+    """
+
+    value: float
+    ci95: tuple[float, float] | None
+    blocks: int
+
+
+def paired_ratio(numerator: Mapping[int, float], denominator: Mapping[int, float]) -> Ratio:
+    """Return the ratio of two arms of an interleaved comparison.
+
+    Args:
+        numerator: By block, the value of one arm, above zero.
+        denominator: By block, that of the other; blocks that only one arm has are left out.
+
+    Raises:
+        ValueError: The arms share no block.
+    """
+    shared = sorted(numerator.keys() & denominator.keys())
+    if not shared:
+        raise ValueError("a paired ratio needs a block that both arms have")
+    logs = np.log([numerator[block] / denominator[block] for block in shared])
+    interval = _t_interval(logs) if len(logs) < FEW_BLOCKS else _bootstrap(logs, np.mean)
+    ci95 = None if interval is None else (math.exp(interval[0]), math.exp(interval[1]))
+    return Ratio(value=math.exp(float(np.mean(logs))), ci95=ci95, blocks=len(shared))
 
 
 def coefficient_of_variation(runs: Sequence[R], value: Callable[[R], float]) -> float | None:
@@ -54,15 +93,24 @@ def coefficient_of_variation(runs: Sequence[R], value: Callable[[R], float]) -> 
     return stdev(values) / fmean(values) if len(values) > 1 else None
 
 
-def _bootstrap_median(values: Sequence[float]) -> tuple[float, float] | None:
+def _t_interval(values: NDArray[np.float64]) -> tuple[float, float] | None:
+    if len(values) < 2:
+        return None
+    from scipy.stats import t
+
+    half = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    return fmean(values) - half, fmean(values) + half
+
+
+def _bootstrap(values: NDArray[np.float64], statistic: Callable[..., np.floating[Any]]) -> tuple[float, float] | None:
     if len(values) < 2:
         return None
     # Half a second of import that floors, records and the start of every command can do without.
     from scipy.stats import bootstrap
 
     result = bootstrap(
-        (np.asarray(values),),
-        np.median,
+        (values,),
+        statistic,
         n_resamples=RESAMPLES,
         confidence_level=CONFIDENCE,
         method="percentile",

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from memfloor.errors import UsageError
 from memfloor.experiments.blocks import Plan
@@ -15,6 +16,8 @@ DEFAULT_RUNS = {"cpu": 5, "cuda": 10}
 DEFAULT_MODELS = {"cpu": ("qwen2.5-0.5b",), "cuda": ("qwen2.5-7b", "mistral-7b-v0.3", "llama-3.1-8b")}
 DEFAULT_CONTEXTS = {"cpu": (512, 2048), "cuda": (2048, 4096, 8192, 16384)}
 DEFAULT_RUNTIMES = ("hf-eager",)
+# What a runtime's text may set for itself beside its own options, as in engine,weights=int8,head=int8.
+FORMATS = ("weights", "head", "kv")
 
 
 def grid(
@@ -33,6 +36,8 @@ def grid(
 ) -> list[Cell]:
     """Return the cells of a grid, each different from the others.
 
+    Formats that a runtime's options name hold for that runtime, the arguments for all others.
+
     Raises:
         UsageError: A name or option is unknown, a context is beyond a model's, or the checkpoint has another shape.
     """
@@ -43,12 +48,13 @@ def grid(
             _check_shape(spec, weights_from)
         for context_len in contexts:
             check_context(spec, context_len)
-            workload = Workload.of(context_len, batch, weights, kv or unquantized(weights), head)
-            for runtime, options in runtimes:
+            for runtime, given in runtimes:
+                own = {name: value for name, value in given.items() if name in FORMATS}
+                options = {name: value for name, value in given.items() if name not in FORMATS}
                 check_options(find_runtime(runtime), options)
                 cell = Cell(
                     spec=spec,
-                    workload=workload,
+                    workload=Workload.of(context_len, batch, **_formats(weights, head, kv, own)),
                     runtime=runtime,
                     options=options,
                     device=device,
@@ -58,6 +64,11 @@ def grid(
                 )
                 cells[cell.key] = cell
     return list(cells.values())
+
+
+def _formats(weights: str, head: str | None, kv: str | None, own: Mapping[str, str]) -> dict[str, Any]:
+    weights = own.get("weights", weights)
+    return {"weights": weights, "head": own.get("head", head), "kv": own.get("kv", kv) or unquantized(weights)}
 
 
 def _stack(packages: Mapping[str, str]) -> dict[str, str]:

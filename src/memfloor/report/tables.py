@@ -1,6 +1,7 @@
 """Rows of the tables, as text: the same in the terminal and on the page."""
 
 from memfloor.report.summary import CellSummary, Fraction, InvalidCell
+from memfloor.spec import unquantized
 from memfloor.stats import Estimate
 from memfloor.units import format_bandwidth, format_percent, format_seconds
 
@@ -52,8 +53,14 @@ def invalid_row(cell: InvalidCell) -> list[str]:
 
 def runtime_label(item: CellSummary | InvalidCell) -> str:
     """Return the runtime with its options and formats, as far as they are not the study's own."""
-    weights = item.cell.workload.weights
-    return item.cell.runtime_text + (f",{weights}" if weights != "bf16" else "")
+    workload = item.cell.workload
+    beside = unquantized(workload.weights)
+    parts = [
+        f",weights={workload.weights}" if workload.weights != "bf16" else "",
+        f",head={workload.head}" if workload.head != beside else "",
+        f",kv={workload.kv}" if workload.kv != beside else "",
+    ]
+    return item.cell.runtime_text + "".join(parts)
 
 
 def seconds_interval(estimate: Estimate) -> str:
