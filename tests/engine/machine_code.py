@@ -45,11 +45,11 @@ def hf_shapes(spec: ModelSpec) -> dict[str, torch.Tensor]:
     return state
 
 
-def step_calls(pdl: int) -> dict[str, KernelCall]:
+def step_calls(pdl: int, weights_format: str = "bf16", head_format: str = "bf16") -> dict[str, KernelCall]:
     """Return the calls of the last layer and the output of the model's step, with both kinds of O projection."""
     spec = load_model("qwen2.5-7b").model_copy(update={"num_hidden_layers": 1})
-    weights = pack_weights(spec, hf_shapes(spec), torch.device("meta"))
-    shapes = default_shapes(spec.hidden_size, 4, 132)
+    weights = pack_weights(spec, hf_shapes(spec), torch.device("meta"), weights_format, head_format)
+    shapes = default_shapes(spec.hidden_size, 4, 132, weights_format, head_format)
     model = DecodeModel(spec, weights, 2560, shapes, pdl)
     names = ("qkv", "attention", "combine", "o_proj", "gate_up", "down_proj", "head", "sample")
     calls = dict(zip(names, model.plan.calls, strict=True)) | {"embed": model.embed}
@@ -96,6 +96,6 @@ def run(tool: str, *arguments: str) -> str:
 
 
 if __name__ == "__main__":
-    capability, pdl = int(sys.argv[1]), int(sys.argv[2])
-    found = {name: facts(compile_call(call, capability)) for name, call in step_calls(pdl).items()}
+    capability, pdl, *formats = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
+    found = {name: facts(compile_call(call, capability)) for name, call in step_calls(pdl, *formats).items()}
     sys.stdout.write(json.dumps(found))
