@@ -83,7 +83,7 @@ def test_qkv_matches_its_reference(shape, name):
     assert relative_error(out, qkv(x, sums, dequantize(w), bias, EPS)) < BOUND
 
 
-@pytest.mark.parametrize("shape", ROWS)
+@pytest.mark.parametrize("shape", [*ROWS, RowShape(8, 1, dot=True)])
 @pytest.mark.parametrize("name", FORMATS)
 def test_gate_up_matches_its_reference(shape, name):
     x, w, sums = numbers(256) * 0.1, quantize(uneven(2, 43, 256), name), torch.rand(3) * 40

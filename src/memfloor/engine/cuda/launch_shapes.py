@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from memfloor.errors import UsageError
+from memfloor.spec import weight_format
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class RowShape:
     Attributes:
         block_n: Rows of a program; of gate and of up each in gate_up.
         warps: Warps per program.
-        dot: Multiply quantised weights on tensor cores; `block_n` is then a multiple of 16.
+        dot: Multiply quantised weights on tensor cores; a program's rows are then a multiple of 16.
         registers: Registers per lane at most; None leaves them to the compiler.
     """
 
@@ -163,25 +164,19 @@ def default_shapes(
 
 
 def _quantized_shapes(weights: str, scale: int, row: int) -> dict[str, Any]:
-    if weights == "int8":
-        return {
-            "qkv": RowShape(block_n=4 * scale, warps=4),
-            "o_proj": ProjectionShape(block_n=8, block_k=min(row, 1024), steps=4, warps=4),
-            "gate_up": RowShape(block_n=4 * scale, warps=4),
-            "down_proj": ProjectionShape(block_n=8, block_k=4096, steps=2, warps=8),
-        }
+    # Tensor cores take 16 rows; those of gate and of up make a tile together.
+    wide = weight_format(weights).bits == 8
     return {
-        "qkv": RowShape(block_n=16 * scale, warps=4, dot=True),
+        "qkv": RowShape(block_n=16 * scale, warps=8 if wide else 4, dot=True),
         "o_proj": ProjectionShape(block_n=16, block_k=min(row, 1024), steps=1, warps=4, dot=True),
-        "gate_up": RowShape(block_n=16 * scale, warps=8, dot=True),
-        "down_proj": ProjectionShape(block_n=16, block_k=4096, steps=1, warps=4, dot=True),
+        "gate_up": RowShape(block_n=(8 if wide else 16) * scale, warps=8, dot=True),
+        "down_proj": ProjectionShape(block_n=16, block_k=2048, steps=1 if wide else 2, warps=4, dot=True),
     }
 
 
 def _quantized_head(head: str, scale: int) -> RowShape:
-    if head == "int8":
-        return RowShape(block_n=16 * scale, warps=4)
-    return RowShape(block_n=16 * scale, warps=4, dot=True)
+    wide = weight_format(head).bits == 8
+    return RowShape(block_n=16 * scale, warps=8 if wide else 4, dot=True)
 
 
 def next_power_of_two(number: int) -> int:

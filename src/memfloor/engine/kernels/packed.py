@@ -27,8 +27,7 @@ def load_packed(
     w_ptr: tl.tensor,
     row: tl.tensor,
     column: tl.tensor,
-    FIRST: tl.constexpr,
-    ROWS: tl.constexpr,
+    PARTS: tl.constexpr,
     N: tl.constexpr,
     K: tl.constexpr,
     FORMAT: tl.constexpr,
@@ -38,26 +37,25 @@ def load_packed(
 ) -> tuple[tl.tensor, tl.tensor]:
     """Load the words, and the scales of groups, of BLOCK_N rows and BLOCK_K columns from `row` and `column` on.
 
-    The rows belong to the part [FIRST, FIRST + N) of a buffer of ROWS rows; zeros beyond [N, K]. For tensor cores words
-    are [C, BLOCK_N, 16] and scales [C, BLOCK_N, 8], for C chunks; for lanes [BLOCK_N, 16 C] and [BLOCK_N, 4 C].
+    The matrix is [PARTS, N, K]; the same rows of all parts are loaded, R = PARTS * BLOCK_N, and zeros beyond [N, K].
+    For tensor cores words are [C, R, 16] and scales [C, R, 8], for C chunks; for lanes [R, 16 C] and [R, 4 C].
     Formats without groups have no such scales.
     """
     COLUMNS: tl.constexpr = 128 if FORMAT == "int4-g128" else 64
     CHUNKS: tl.constexpr = K // COLUMNS
     C: tl.constexpr = BLOCK_K // COLUMNS
-    values_ptr = w_ptr + FIRST * CHUNKS * CHUNK_WORDS
-    scales_ptr = w_ptr + (ROWS * CHUNKS * CHUNK_WORDS + FIRST)
+    scales_ptr = w_ptr + PARTS * N * CHUNKS * CHUNK_WORDS
     chunk = column // COLUMNS
     if DOT:
-        words = _load_chunks(values_ptr, row, chunk, N, CHUNKS, BLOCK_N, C)
+        words = _load_chunks(w_ptr, row, chunk, PARTS, N, CHUNKS, BLOCK_N, C)
     else:
-        words = _load_lanes(values_ptr, row, chunk, N, CHUNKS, BLOCK_N, C)
+        words = _load_lanes(w_ptr, row, chunk, PARTS, N, CHUNKS, BLOCK_N, C)
     scales = 0
     if FORMAT == "int4-g128":
         if DOT:
-            scales = _load_chunk_scales(scales_ptr, row, chunk, ROWS, N, CHUNKS, BLOCK_N, C)
+            scales = _load_chunk_scales(scales_ptr, row, chunk, PARTS, N, CHUNKS, BLOCK_N, C)
         else:
-            scales = _load_lane_scales(scales_ptr, row, chunk, ROWS, N, CHUNKS, BLOCK_N, C)
+            scales = _load_lane_scales(scales_ptr, row, chunk, PARTS, N, CHUNKS, BLOCK_N, C)
     return words, scales
 
 
@@ -66,6 +64,7 @@ def _load_chunks(
     values_ptr: tl.tensor,
     row: tl.tensor,
     chunk: tl.tensor,
+    PARTS: tl.constexpr,
     N: tl.constexpr,
     CHUNKS: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -73,7 +72,9 @@ def _load_chunks(
 ) -> tl.tensor:
     # In this order of dimensions the compiler gives each lane four words, four lanes a chunk, a warp eight rows and
     # chunks of its own: what the tensor core wants.
-    rows = tl.arange(0, 8)[:, None, None, None] + 8 * tl.arange(0, BLOCK_N // 8)[None, None, :, None]
+    GROUPS: tl.constexpr = BLOCK_N // 8
+    group = tl.arange(0, PARTS * GROUPS)[None, None, :, None]
+    rows = tl.arange(0, 8)[:, None, None, None] + group % GROUPS * 8
     chunks = tl.arange(0, C)[None, :, None, None]
     mask = chunk + chunks < CHUNKS
     if N % BLOCK_N != 0:
@@ -81,9 +82,9 @@ def _load_chunks(
     # Added one by one, chunks become constants of the load instructions.
     values_ptr += (row * CHUNKS + chunk) * CHUNK_WORDS
     offsets = chunks * CHUNK_WORDS + tl.arange(0, CHUNK_WORDS)[None, None, None, :]
-    w_ptr = values_ptr + rows * (CHUNKS * CHUNK_WORDS) + offsets
+    w_ptr = values_ptr + (rows + group // GROUPS * N) * (CHUNKS * CHUNK_WORDS) + offsets
     words = tl.load(w_ptr, mask=mask, other=0, eviction_policy="evict_first")
-    return tl.reshape(tl.permute(words, (1, 2, 0, 3)), (C, BLOCK_N, CHUNK_WORDS))
+    return tl.reshape(tl.permute(words, (1, 2, 0, 3)), (C, PARTS * BLOCK_N, CHUNK_WORDS))
 
 
 @triton.jit
@@ -91,7 +92,7 @@ def _load_chunk_scales(
     scales_ptr: tl.tensor,
     row: tl.tensor,
     chunk: tl.tensor,
-    ROWS: tl.constexpr,
+    PARTS: tl.constexpr,
     N: tl.constexpr,
     CHUNKS: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -99,16 +100,17 @@ def _load_chunk_scales(
 ) -> tl.tensor:
     # Four lanes load the same word: they hold two columns each of a row's results. The compiler, did it know that rows
     # are neighbours, would give a lane several; a sum it cannot know hides it.
+    GROUPS: tl.constexpr = BLOCK_N // 8
     lane = (tl.arange(0, 8) ^ tl.program_id(1))[None, :, None, None]
-    groups = tl.arange(0, BLOCK_N // 8)[None, None, None, :]
+    group = tl.arange(0, PARTS * GROUPS)[None, None, None, :]
     chunks = tl.arange(0, C)[None, None, :, None]
     mask = chunk + chunks < CHUNKS
     if N % BLOCK_N != 0:
-        mask = mask & (row + lane + 8 * groups < N)
-    offsets = chunks * ROWS + 8 * groups + 0 * tl.arange(0, 4)[:, None, None, None]
-    scales = tl.load(scales_ptr + (chunk * ROWS + row) + lane + offsets, mask=mask, other=0)
-    scales = tl.reshape(tl.permute(scales, (2, 3, 1, 0)), (C, BLOCK_N, 4))
-    return tl.reshape(tl.join(scales, scales), (C, BLOCK_N, 8))
+        mask = mask & (row + lane + group % GROUPS * 8 < N)
+    offsets = chunks * (PARTS * N) + group // GROUPS * N + group % GROUPS * 8 + 0 * tl.arange(0, 4)[:, None, None, None]
+    scales = tl.load(scales_ptr + (chunk * (PARTS * N) + row) + lane + offsets, mask=mask, other=0)
+    scales = tl.reshape(tl.permute(scales, (2, 3, 1, 0)), (C, PARTS * BLOCK_N, 4))
+    return tl.reshape(tl.join(scales, scales), (C, PARTS * BLOCK_N, 8))
 
 
 @triton.jit
@@ -116,18 +118,20 @@ def _load_lanes(
     values_ptr: tl.tensor,
     row: tl.tensor,
     chunk: tl.tensor,
+    PARTS: tl.constexpr,
     N: tl.constexpr,
     CHUNKS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     C: tl.constexpr,
 ) -> tl.tensor:
-    rows = tl.arange(0, BLOCK_N)[:, None]
+    index = tl.arange(0, PARTS * BLOCK_N)[:, None]
+    rows = index % BLOCK_N
     words = tl.arange(0, CHUNK_WORDS * C)[None, :]
     mask = CHUNK_WORDS * chunk + words < CHUNK_WORDS * CHUNKS
     if N % BLOCK_N != 0:
         mask = mask & (row + rows < N)
     values_ptr += (row * CHUNKS + chunk) * CHUNK_WORDS
-    offsets = rows * (CHUNK_WORDS * CHUNKS) + words
+    offsets = (rows + index // BLOCK_N * N) * (CHUNK_WORDS * CHUNKS) + words
     return tl.load(values_ptr + offsets, mask=mask, other=0, eviction_policy="evict_first")
 
 
@@ -136,31 +140,34 @@ def _load_lane_scales(
     scales_ptr: tl.tensor,
     row: tl.tensor,
     chunk: tl.tensor,
-    ROWS: tl.constexpr,
+    PARTS: tl.constexpr,
     N: tl.constexpr,
     CHUNKS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     C: tl.constexpr,
 ) -> tl.tensor:
-    rows = (row + tl.arange(0, BLOCK_N))[:, None]
+    index = tl.arange(0, PARTS * BLOCK_N)[:, None]
+    rows = row + index % BLOCK_N
     chunks = chunk + tl.arange(0, 4 * C)[None, :] // 4
-    return tl.load(scales_ptr + chunks * ROWS + rows, mask=(rows < N) & (chunks < CHUNKS), other=0)
+    offsets = chunks * (PARTS * N) + index // BLOCK_N * N + rows
+    return tl.load(scales_ptr + offsets, mask=(rows < N) & (chunks < CHUNKS), other=0)
 
 
 @triton.jit
 def load_row_scales(
     w_ptr: tl.tensor,
     row: tl.tensor,
-    FIRST: tl.constexpr,
-    ROWS: tl.constexpr,
+    PARTS: tl.constexpr,
     N: tl.constexpr,
     K: tl.constexpr,
     FORMAT: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ) -> tl.tensor:
-    """Load the scales of BLOCK_N rows of int8 or fp8, as load_packed counts them."""
-    rows = row + tl.arange(0, BLOCK_N)
-    bits = tl.load(w_ptr + (ROWS * (K // 64) * CHUNK_WORDS + FIRST) + rows, mask=rows < N, other=0)
+    """Load the scales [PARTS * BLOCK_N] of rows of int8 or fp8, as load_packed counts them."""
+    index = tl.arange(0, PARTS * BLOCK_N)
+    rows = row + index % BLOCK_N
+    scales_ptr = w_ptr + PARTS * N * (K // 64) * CHUNK_WORDS
+    bits = tl.load(scales_ptr + index // BLOCK_N * N + rows, mask=rows < N, other=0)
     scales = bits.to(tl.float32, bitcast=True)
     if FORMAT == "fp8":
         scales *= FP8_HALF_BIAS
@@ -179,7 +186,7 @@ def packed_products(
 ) -> tl.tensor:
     """Return partial products of words from `column` on and x [K], bf16, for sum_packed to add up.
 
-    They are [C, BLOCK_N, 8] on tensor cores, all columns equal, and [BLOCK_N, 4 C] in lanes.
+    They are [C, R, 8] on tensor cores, all columns equal, and [R, 4 C] in lanes.
     """
     if DOT:
         return _dot(words, scales, x_ptr, column, K, FORMAT)
@@ -189,7 +196,7 @@ def packed_products(
 
 @triton.jit
 def sum_packed(products: tl.tensor, DOT: tl.constexpr) -> tl.tensor:
-    """Add up partial products to [BLOCK_N]."""
+    """Add up partial products to [R]."""
     if DOT:
         # Eight equal columns: their sum divided by eight is exact.
         return tl.sum(tl.sum(products, axis=0), axis=1) * (1.0 / DOT_COLUMNS)

@@ -21,8 +21,7 @@ def load_tile(
     w_ptr: tl.tensor,
     row: tl.tensor,
     column: tl.tensor,
-    FIRST: tl.constexpr,
-    ROWS: tl.constexpr,
+    PARTS: tl.constexpr,
     N: tl.constexpr,
     K: tl.constexpr,
     FORMAT: tl.constexpr,
@@ -30,30 +29,29 @@ def load_tile(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ) -> tl.tensor:
-    """Load weights [BLOCK_N, BLOCK_K] from `row` and `column` of a part of N rows on; zeros beyond [N, K].
+    """Load weights [BLOCK_N, BLOCK_K] from `row` and `column` on; zeros beyond [N, K].
 
-    The part begins at row FIRST of a matrix of ROWS rows.
+    Of packed weights [PARTS, N, K] the same rows of all parts make one tile.
     """
     if FORMAT == "bf16":
-        return load_rows(w_ptr + FIRST * K, row, column, N, K, BLOCK_N, BLOCK_K)
+        return load_rows(w_ptr, row, column, N, K, BLOCK_N, BLOCK_K)
     else:
-        return load_packed(w_ptr, row, column, FIRST, ROWS, N, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
+        return load_packed(w_ptr, row, column, PARTS, N, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
 
 
 @triton.jit
 def load_scales(
     w_ptr: tl.tensor,
     row: tl.tensor,
-    FIRST: tl.constexpr,
-    ROWS: tl.constexpr,
+    PARTS: tl.constexpr,
     N: tl.constexpr,
     K: tl.constexpr,
     FORMAT: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ) -> tl.tensor:
-    """Load the scales [BLOCK_N] of formats that scale whole rows; one for the others."""
+    """Load the scales [PARTS * BLOCK_N] of formats that scale whole rows; one for the others."""
     if FORMAT == "int8" or FORMAT == "fp8":
-        return load_row_scales(w_ptr, row, FIRST, ROWS, N, K, FORMAT, BLOCK_N)
+        return load_row_scales(w_ptr, row, PARTS, N, K, FORMAT, BLOCK_N)
     else:
         return 1.0
 
@@ -89,7 +87,7 @@ def tile_products(
 
 @triton.jit
 def sum_products(products: tl.tensor, scales: tl.tensor, FORMAT: tl.constexpr, DOT: tl.constexpr) -> tl.tensor:
-    """Add up partial products and scale rows: [BLOCK_N]."""
+    """Add up the partial products of each row and scale them."""
     if FORMAT == "bf16":
         return tl.sum(products, axis=1)
     else:
@@ -138,8 +136,8 @@ def normed_product(
     tile = tl.program_id(0)
     release_dependents(PDL)
     wait_before_constants(PDL)
-    w = load_tile(w_ptr, tile * BLOCK_N, 0, 0, N, N, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
-    scales = load_scales(w_ptr, tile * BLOCK_N, 0, N, N, K, FORMAT, BLOCK_N)
+    w = load_tile(w_ptr, tile * BLOCK_N, 0, 1, N, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
+    scales = load_scales(w_ptr, tile * BLOCK_N, 1, N, K, FORMAT, BLOCK_N)
     wait_after_constants(PDL)
     x = load_activation(x_ptr, 0, K, FORMAT, BLOCK_K)
     sums = load_sums(sums_ptr, NUM_SUMS, BLOCK_SUMS)
