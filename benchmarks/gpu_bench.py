@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from memfloor.engine.cuda.launch_shapes import (
     RowShape,
     default_shapes,
 )
+from memfloor.engine.cuda.matrix import Matrix, PackedMatrix, dequantize, quantize
 from memfloor.engine.cuda.model import device_rope
 from memfloor.engine.kernels.attention import reference as attention_reference
 from memfloor.engine.kernels.dependency import MODES
@@ -29,7 +31,7 @@ from memfloor.engine.kernels.gate_up.reference import gate_up
 from memfloor.engine.kernels.head.reference import head
 from memfloor.engine.kernels.projection.reference import projection
 from memfloor.engine.kernels.qkv.reference import qkv
-from memfloor.spec import load_model
+from memfloor.spec import Workload, load_model, weight_format
 
 CONTEXT = 2048
 MAX_LEN = 2560
@@ -43,17 +45,24 @@ Shape = RowShape | ProjectionShape | CombineProjectionShape | AttentionShape
 class Study:
     """Hold what all sections share: the model, the budget, the results and the ceiling found so far."""
 
-    def __init__(self, out: Path, budget_seconds: float, model: str, ops: list[str]) -> None:
+    def __init__(self, out: Path, budget_seconds: float, model: str, ops: list[str], workload: Workload) -> None:
         self.out, self.deadline, self.begun = out, time.monotonic() + budget_seconds, time.monotonic()
         self.spec, self.ops = load_model(model), ops
+        self.workload, self.formats = workload, (workload.weights, workload.head)
         self.device = torch.device("cuda")
         self.properties = torch.cuda.get_device_properties(self.device)
         self.sms = self.properties.multi_processor_count
         self.pdl = MODES["preload"] if self.properties.major >= 9 else MODES["off"]
         self.results: dict[str, Any] = {"device": describe_device(self.properties), "model": self.spec.name}
+        self.results["weights"], self.results["head"] = self.formats
         self.ceiling = float("nan")
-        self.shapes = default_shapes(self.spec.hidden_size, self.spec.num_key_value_heads, self.sms)
+        self.shapes = default_shapes(self.spec.hidden_size, self.spec.num_key_value_heads, self.sms, *self.formats)
         self.ranked: dict[str, list[tuple[float, Shape]]] = {}
+
+    def format(self, op: str) -> str:
+        """Return the format of an operation's weights."""
+        weights, head = self.formats
+        return {"attention": "bf16", "head": head}.get(op, weights)
 
     def remaining(self) -> float:
         """Return the seconds left of the budget."""
@@ -148,8 +157,8 @@ class Bench:
 
     def __init__(self, study: Study) -> None:
         spec = study.spec
-        self.spec, self.sms = spec, study.sms
-        self.pool = torch.empty(3 << 30, dtype=BF16, device="cuda").normal_(std=0.02)
+        self.spec, self.sms, self.format = spec, study.sms, study.format
+        self.packed: dict[str, list[PackedMatrix]] = {}
         self.query = spec.num_attention_heads * spec.head_dim
         self.qkv_rows = self.query + 2 * spec.num_key_value_heads * spec.head_dim
         hidden, inner = spec.hidden_size, spec.intermediate_size
@@ -162,7 +171,9 @@ class Bench:
             "attention": (2, spec.num_key_value_heads, MAX_LEN, spec.head_dim),
         }
         self.x = numbers(max(hidden, inner, self.query))
-        self.sums = torch.rand(448, device="cuda") * 2 * hidden / 448
+        # As many as the down projection leaves.
+        tiles = -(-hidden // study.shapes.down_proj.block_n)
+        self.sums = torch.rand(tiles, device="cuda") * 2 * hidden / tiles
         self.bias = numbers(self.qkv_rows, scale=0.1)
         self.norm_weight = numbers(hidden, scale=0.1) + 1
         self.heads = numbers(self.qkv_rows, dtype=F32)
@@ -174,17 +185,35 @@ class Bench:
         cos, sin = (table[CONTEXT] for table in self.rope)
         self.rope_row = torch.cat([cos, cos, -sin, sin])
 
+    @cached_property
+    def pool(self) -> torch.Tensor:
+        """Return the numbers that bf16 weights and caches are cut from."""
+        return torch.empty(3 << 30, dtype=BF16, device="cuda").normal_(std=0.02)
+
     def bytes(self, op: str) -> int:
         """Return what one launch must read."""
         if op == "attention":
             return 2 * self.spec.num_key_value_heads * CONTEXT * self.spec.head_dim * 2
-        return 2 * int(torch.Size(self.shapes[op]).numel())
+        form, columns = weight_format(self.format(op)), self.shapes[op][-1]
+        rows = torch.Size(self.shapes[op]).numel() // columns
+        return form.weight_bytes(rows, columns) + form.scales_bytes(rows, columns)
 
-    def weights(self, op: str, index: int) -> torch.Tensor:
+    def weights(self, op: str, index: int) -> Matrix:
         """Return the index-th weights of an operation in the pool; they repeat only after the whole pool."""
+        if self.format(op) != "bf16":
+            return self.packed_weights(op, index)
         size = torch.Size(self.shapes[op]).numel()
         slot = index % (self.pool.numel() // size)
         return self.pool[slot * size : (slot + 1) * size].view(self.shapes[op])
+
+    def packed_weights(self, op: str, index: int) -> PackedMatrix:
+        """Return the index-th of copies of one packed matrix, 2 GB together: far more than a cache holds."""
+        if op not in self.packed:
+            matrix = quantize(numbers(*self.shapes[op], scale=0.02), self.format(op))
+            copies = range(1, max(2, int(2e9 / self.bytes(op))))
+            clones = [PackedMatrix(matrix.words.clone(), matrix.format, matrix.shape) for _ in copies]
+            self.packed[op] = [matrix, *clones]
+        return self.packed[op][index % len(self.packed[op])]
 
     def chain(self, op: str, shape: Shape, pdl: int) -> list[list[KernelCall]]:
         """Return enough launches over distinct weights that the caches and the replay itself do not count."""
@@ -210,7 +239,7 @@ class Bench:
         }
         return by_op[op]()
 
-    def call(self, op: str, w: torch.Tensor, out: tuple[torch.Tensor, ...], shape: Any, pdl: int) -> list[KernelCall]:
+    def call(self, op: str, w: Matrix, out: tuple[torch.Tensor, ...], shape: Any, pdl: int) -> list[KernelCall]:
         hidden = self.spec.hidden_size
         rows = {"eps": EPS, "shape": shape, "pdl": pdl}
         if op == "qkv":
@@ -233,8 +262,9 @@ class Bench:
         x, out = self.x[: weights[0].shape[1]], zeros(weights[0].shape[0], BF16)
         return graph_seconds([lambda w=w: torch.mv(w, x, out=out) for w in weights], 7)
 
-    def truth(self, op: str, w: torch.Tensor) -> torch.Tensor:
+    def truth(self, op: str, matrix: Matrix) -> torch.Tensor:
         hidden = self.spec.hidden_size
+        w = dequantize(matrix).view(self.shapes[op])
         if op == "attention":
             out, _, _ = attention_reference.attention(self.heads, CONTEXT, *self.rope, w[0], w[1], None, EPS)
             return out.flatten()

@@ -16,13 +16,12 @@ from memfloor.engine.decode import Decoder
 from memfloor.engine.kernels.dependency import MODES
 from memfloor.engine.reference import reference_logits
 from memfloor.floor import step_traffic
-from memfloor.spec import Workload
 
 
 def check_accuracy(study: Study, label: str, shapes: LaunchShapes, modes: Iterable[str] = MODES) -> None:
     """Compare the logits of a two-layer cut of the model with float32, in some modes of overlap."""
     spec = study.spec.model_copy(update={"num_hidden_layers": 2})
-    weights = random_weights(spec, study.device, seed=1)
+    weights = random_weights(spec, study.device, 1, *study.formats)
     for mode in modes:
         pdl = MODES[mode]
         if pdl > study.pdl:
@@ -72,9 +71,9 @@ class Step:
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        self.weights = random_weights(study.spec, study.device, seed=1)
+        self.weights = random_weights(study.spec, study.device, 1, *study.formats)
         self.cache: torch.Tensor | None = None
-        traffic = step_traffic(study.spec, Workload.of(CONTEXT))
+        traffic = step_traffic(study.spec, study.workload)
         self.floor_bytes = traffic.total_bytes
 
     def decoder(self, shapes: LaunchShapes, pdl: int, launch: str = "graph", steps: int = 1) -> Decoder:

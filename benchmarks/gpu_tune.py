@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from gpu_bench import (
+    CONTEXT,
     I32,
     OPS,
     Bench,
@@ -29,12 +30,15 @@ from gpu_bench import (
     zeros,
 )
 from gpu_join import study_join
+from gpu_quantized import compile_ahead, quantized_candidates
 from gpu_steps import Step, check_accuracy, check_bits, step_seconds
 
 from memfloor.engine.cuda import calls
 from memfloor.engine.cuda.launch_shapes import AttentionShape, LaunchShapes, ProjectionShape, RowShape
+from memfloor.engine.cuda.matrix import FORMATS
 from memfloor.engine.kernels.dependency import MODES
 from memfloor.engine.kernels.stream.reference import stream
+from memfloor.spec import Workload
 
 SECTIONS = ("ceiling", "accuracy", "kernels", "join", "step")
 
@@ -99,7 +103,7 @@ def study_kernels(study: Study) -> None:
 def check_kernels(study: Study, bench: Bench) -> None:
     """Compare every kernel with its reference in every mode, three times each: tickets must reset themselves."""
     study.results["checks"] = {}
-    for op in OPS:
+    for op in study.ops:
         shape = getattr(study.shapes, op)
         for mode, pdl in MODES.items():
             if pdl > study.pdl:
@@ -186,7 +190,9 @@ def sweep_one(study: Study, bench: Bench, op: str, until: float) -> None:
     """Time the candidates of one operation while more than `until` seconds of the budget remain."""
     rows: list[tuple[float, Shape]] = []
     floor = bench.bytes(op)
-    for shape in [getattr(study.shapes, op), *candidates(op)]:
+    form = study.format(op)
+    others = candidates(op) if form == "bf16" else quantized_candidates(op, form)
+    for shape in [getattr(study.shapes, op), *others]:
         if study.remaining() < until or any(shape == seen for _, seen in rows):
             continue
         try:
@@ -210,7 +216,7 @@ def sweep_one(study: Study, bench: Bench, op: str, until: float) -> None:
     best = rows[0][1]
     ladder = {mode: seconds_per_work(bench.chain(op, best, pdl)) for mode, pdl in MODES.items() if pdl <= study.pdl}
     study.results["sweep"][op + " ladder"] = ladder
-    if op != "attention":
+    if op != "attention" and form == "bf16":
         ladder["torch.mv"] = bench.torch_seconds(op)
     rungs = ", ".join(f"{mode} {seconds * 1e6:.2f} us" for mode, seconds in ladder.items())
     study.say(f"BEST {op:10s} {short(best)}: {rungs}; at the ceiling {floor / study.ceiling * 1e6:.2f} us")
@@ -258,24 +264,40 @@ def time_step(study: Study) -> None:
     check_bits(study, step, "chosen", shapes)
 
 
+def choices(workload: Workload, sections: str | None, ops: str | None) -> tuple[list[str], list[str]]:
+    """Return the sections and operations to run: those asked for, or what a format has not shared with bf16."""
+    formats = {"head": workload.head, "attention": "bf16"}
+    quantised = [op for op in OPS if formats.get(op, workload.weights) != "bf16"]
+    default = ["accuracy", "kernels", "step"] if quantised else list(SECTIONS)
+    return sections.split(",") if sections else default, ops.split(",") if ops else quantised or list(OPS)
+
+
 def main() -> None:
     """Run the sections asked for inside the budget."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="directory for gpu_tune.json")
     parser.add_argument("--budget-seconds", type=float, default=480.0)
-    parser.add_argument("--sections", default=",".join(SECTIONS), help="what to run, a comma list; join needs 150 s")
-    parser.add_argument("--ops", default=",".join(OPS), help="kernels to sweep, a comma list")
+    parser.add_argument("--sections", help="what to run, a comma list; join, of bf16 weights only, needs 150 s")
+    parser.add_argument("--ops", help="kernels to check and sweep, a comma list; those with quantised weights, or all")
     parser.add_argument("--model", default="qwen2.5-7b")
+    parser.add_argument("--weights", default="bf16", choices=FORMATS)
+    parser.add_argument("--head", choices=FORMATS, help="format of the output head; bf16 unless given")
     options = parser.parse_args()
-    wanted = options.sections.split(",")
+    workload = Workload.of(CONTEXT, weights=options.weights, head=options.head)
+    wanted, ops = choices(workload, options.sections, options.ops)
     if unknown := set(wanted) - set(SECTIONS):
         parser.error(f"unknown sections {sorted(unknown)}; allowed: {', '.join(SECTIONS)}")
+    if "join" in wanted and options.weights != "bf16":
+        parser.error(f"the section join needs bf16 weights, not {options.weights}")
     options.out.mkdir(parents=True, exist_ok=True)
-    study = Study(options.out, options.budget_seconds, options.model, options.ops.split(","))
+    study = Study(options.out, options.budget_seconds, options.model, ops, workload)
     study.say(json.dumps(study.results["device"]))
     # Fractions need a ceiling, so without its section it is still measured, in one shape.
     shapes = ceiling_shapes() if "ceiling" in wanted else [CEILING_SHAPE]
     section(study, "ceiling", lambda: measure_ceiling(study, shapes))
+    if study.formats != ("bf16", "bf16"):
+        swept = [op for op in study.ops if study.format(op) != "bf16"] if "kernels" in wanted else []
+        section(study, "compile", lambda: compile_ahead(study, swept))
     work = {
         "accuracy": lambda: check_accuracy(study, "default", study.shapes),
         "kernels": lambda: study_kernels(study),

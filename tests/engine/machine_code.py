@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,16 +46,27 @@ def hf_shapes(spec: ModelSpec) -> dict[str, torch.Tensor]:
     return state
 
 
-def step_calls(pdl: int) -> dict[str, KernelCall]:
-    """Return the calls of the last layer and the output of the model's step, with both kinds of O projection."""
+def step_calls(pdl: int, weights_format: str = "bf16") -> dict[str, KernelCall]:
+    """Return the calls of the last layer and the output of the model's step.
+
+    Of bf16 weights with both kinds of O projection; of quantised ones only the calls that read them.
+    """
     spec = load_model("qwen2.5-7b").model_copy(update={"num_hidden_layers": 1})
-    weights = pack_weights(spec, hf_shapes(spec), torch.device("meta"))
-    shapes = default_shapes(spec.hidden_size, 4, 132)
+    weights = pack_weights(spec, hf_shapes(spec), torch.device("meta"), weights_format, weights_format)
+    shapes = default_shapes(spec.hidden_size, 4, 132, weights_format, weights_format)
     model = DecodeModel(spec, weights, 2560, shapes, pdl)
     names = ("qkv", "attention", "combine", "o_proj", "gate_up", "down_proj", "head", "sample")
     calls = dict(zip(names, model.plan.calls, strict=True)) | {"embed": model.embed}
+    if weights_format != "bf16":
+        return {name: call for name, call in calls.items() if "DOT" in call.constants}
     combined = DecodeModel(spec, weights, 2560, replace(shapes, o_proj=COMBINED), pdl)
     return calls | {call.op: call for call in combined.plan.calls if call.op == "combine_projection"}
+
+
+def weights_per_lane(call: KernelCall) -> float:
+    """Return how many weights of a packed matrix one lane of a launch multiplies."""
+    rows = call.constants["N"] * (2 if call.op == "gate_up" else 1)
+    return rows * call.constants["K"] / (call.programs * call.warps * 32)
 
 
 def compile_call(call: KernelCall, capability: int) -> Any:
@@ -79,6 +91,7 @@ def facts(kernel: Any) -> dict[str, object]:
         usage = run("cuobjdump", "-res-usage", file.name)
         code = run("nvdisasm", "-c", file.name)
     registers, stack, local = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage).groups()
+    opcodes = Counter(re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@\S+\s+)?(\w+)", code))
     instructions = re.findall(r"\b(?:LDG|STG|ATOMG|RED|ACQBULK|PREEXIT)[.\w]*", code)
     wait = instructions.index("ACQBULK") if "ACQBULK" in instructions else None
     return {
@@ -87,6 +100,7 @@ def facts(kernel: Any) -> dict[str, object]:
         "shared_bytes": kernel.metadata.shared,
         "before_wait": instructions[:wait] if wait is not None else [],
         "after_wait": instructions[wait + 1 :] if wait is not None else instructions,
+        "opcodes": opcodes,
     }
 
 
@@ -96,6 +110,9 @@ def run(tool: str, *arguments: str) -> str:
 
 
 if __name__ == "__main__":
-    capability, pdl = int(sys.argv[1]), int(sys.argv[2])
-    found = {name: facts(compile_call(call, capability)) for name, call in step_calls(pdl).items()}
+    capability, pdl, *formats = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
+    step = step_calls(pdl, *formats)
+    found = {name: facts(compile_call(call, capability)) for name, call in step.items()}
+    if formats:
+        found = {name: code | {"weights_per_lane": weights_per_lane(step[name])} for name, code in found.items()}
     sys.stdout.write(json.dumps(found))

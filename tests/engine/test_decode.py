@@ -12,6 +12,7 @@ from memfloor.engine.cuda.launch_shapes import (
     ProjectionShape,
     RowShape,
 )
+from memfloor.engine.cuda.matrix import FORMATS
 from memfloor.engine.cuda.model import DecodeModel
 from memfloor.engine.cuda.weights import ModelWeights, pack_weights, random_weights
 from memfloor.engine.decode import Decoder
@@ -64,8 +65,23 @@ def tiny() -> tuple[ModelSpec, ModelWeights]:
     return spec, random_weights(spec, CPU, seed=3)
 
 
+# The head's format is its own: bf16 stays under quantised layers unless asked, and the other way round.
+PAIRS = [*((name, "bf16") for name in FORMATS), ("bf16", "int8"), ("int4-g128", "fp8"), ("fp8", "int4-g128")]
+
+
+def quantized(weights: str, head: str) -> tuple[ModelSpec, ModelWeights]:
+    # Rows that fill the chunks of every format.
+    sizes = {**TINY, "num_hidden_layers": 1, "intermediate_size": 384, "model_type": "qwen2"}
+    spec = from_hf_config(sizes, "tiny")
+    return spec, random_weights(spec, CPU, 3, weights, head)
+
+
 def decoder_of(tiny: tuple[ModelSpec, ModelWeights], shapes: LaunchShapes = SHAPES) -> Decoder:
     return Decoder(DecodeModel(*tiny, 20, shapes, 0), "eager")
+
+
+def bytes_read(model: DecodeModel) -> int:
+    return sum(tensor.numel() * tensor.element_size() for call in model.plan.calls for tensor in call.reads)
 
 
 @pytest.mark.parametrize("family", ["Qwen2", "Qwen3"])
@@ -136,13 +152,37 @@ def test_an_unknown_launch_mode_is_refused(tiny):
         Decoder(decoder_of(tiny).model, "lazy")
 
 
+@pytest.mark.parametrize(("weights", "head"), PAIRS)
+@pytest.mark.parametrize("dot", [False, True])
+def test_a_quantised_step_agrees_with_float32_over_dequantised_weights(weights, head, dot):
+    spec, packed = quantized(weights, head)
+    cuts = {name: replace(getattr(SHAPES, name), dot=dot) for name in ("qkv", "o_proj", "gate_up", "down_proj", "head")}
+    model = DecodeModel(spec, packed, 20, replace(SHAPES, **cuts), 0)
+    model.cache.normal_(generator=torch.Generator().manual_seed(0))
+    want = reference_logits(spec, packed, model.cache, model.rope, 9, 17)
+    decoder = Decoder(model, "eager")
+    decoder.start(9, 17)
+    decoder.step()
+    assert (model.logits - want).norm() / want.norm() < 2e-2
+    assert (model.facts()["weights_format"], model.facts()["head_format"]) == (weights, head)
+
+
 @both_o_projections
 def test_the_tensors_a_step_reads_add_up_to_the_floor(tiny, shapes):
     spec, _ = tiny
-    model = decoder_of(tiny, shapes).model
-    read = sum(tensor.numel() * tensor.element_size() for call in model.plan.calls for tensor in call.reads)
+    read = bytes_read(decoder_of(tiny, shapes).model)
     traffic = step_traffic(spec, Workload.of(16))
     assert read == traffic.total_bytes - traffic.kv_read - traffic.kv_write
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(("weights", "head"), PAIRS)
+def test_what_a_quantised_step_reads_adds_up_to_the_floor_of_its_formats(weights, head, tied):
+    spec, _ = quantized("bf16", "bf16")
+    spec = spec.model_copy(update={"tie_word_embeddings": tied})
+    model = DecodeModel(spec, random_weights(spec, CPU, 3, weights, head), 20, SHAPES, 0)
+    traffic = step_traffic(spec, Workload.of(16, weights=weights, head=head))
+    assert bytes_read(model) == traffic.total_bytes - traffic.kv_read - traffic.kv_write
 
 
 def test_six_kernels_per_layer(tiny):

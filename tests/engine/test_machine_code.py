@@ -12,19 +12,21 @@ import pytest
 MATRIX_KERNELS = ("qkv", "o_proj", "gate_up", "down_proj", "head", "combine_projection")
 KERNELS = (*MATRIX_KERNELS, "attention", "combine", "sample", "embed")
 OFF, FLAGS, PRELOAD = 0, 1, 2
+QUANTISED = ("int8", "fp8", "int4-g128")
+QUANTISED_KERNELS = ("qkv", "o_proj", "gate_up", "down_proj", "head")
 
 
-def compiled(capability: int, pdl: int) -> dict:
-    facts, problem = facts_or_problem(capability, pdl)
+def compiled(capability: int, pdl: int, *formats: str) -> dict:
+    facts, problem = facts_or_problem(capability, pdl, *formats)
     assert not problem, problem
     return facts
 
 
 @cache
-def facts_or_problem(capability: int, pdl: int) -> tuple[dict, str]:
+def facts_or_problem(capability: int, pdl: int, *formats: str) -> tuple[dict, str]:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     script = Path(__file__).with_name("machine_code.py")
-    command = [sys.executable, script, str(capability), str(pdl)]
+    command = [sys.executable, script, str(capability), str(pdl), *formats]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     return (json.loads(done.stdout), "") if done.returncode == 0 else ({}, done.stderr)
 
@@ -100,6 +102,44 @@ def test_nothing_is_written_before_the_wait_and_dependents_are_released(name, pd
     assert "PREEXIT" in code["before_wait"] or name == "sample"
     if pdl == FLAGS or name in ("sample", "combine"):
         assert not loads(code["before_wait"])
+
+
+@pytest.mark.parametrize(
+    ("weights", "capability", "pdl"), [*((weights, 90, PRELOAD) for weights in QUANTISED), ("int8", 80, OFF)]
+)
+@pytest.mark.parametrize("name", QUANTISED_KERNELS)
+def test_quantised_weights_meet_tensor_cores_in_the_lanes_that_loaded_them(name, weights, capability, pdl):
+    code = compiled(capability, pdl, weights)[name]
+    found = weight_loads(code["before_wait"] + code["after_wait"])
+    assert found
+    assert all(load.endswith(".128") for load in found)
+    assert code["opcodes"]["HMMA"]
+    # Conversions are bit operations, and only sums over warps go through shared memory.
+    assert not {"I2F", "I2FP", "LDSM", "STSM"} & set(code["opcodes"])
+    assert code["opcodes"]["STS"] <= 24
+    # ptxas itself puts a register or two of address arithmetic aside.
+    assert code["stack_bytes"] <= 16
+
+
+@pytest.mark.parametrize("name", ["gate_up", "down_proj", "head"])
+@pytest.mark.parametrize("weights", QUANTISED)
+def test_a_multiprocessor_can_issue_as_fast_as_its_share_of_memory_brings_weights(weights, name):
+    # An H200's 132 multiprocessors issue 128 lanes' instructions per clock of 1.75 GHz and read 4.7 TB/s together: 20
+    # bytes a clock each. Some must be left for the loads to be waited for.
+    code = compiled(90, PRELOAD, weights)[name]
+    instructions = sum(count for opcode, count in code["opcodes"].items() if opcode != "NOP")
+    assert instructions / code["weights_per_lane"] < 0.85 * 128 / 20.3 * (0.5 if weights == "int4-g128" else 1.0)
+
+
+@pytest.mark.parametrize("name", QUANTISED_KERNELS)
+@pytest.mark.parametrize("weights", QUANTISED)
+def test_the_first_quantised_weights_and_their_scales_are_loaded_before_the_wait(weights, name):
+    code = compiled(90, PRELOAD, weights)[name]
+    first = weight_loads(code["before_wait"])
+    later_blocks = 1 if (weights, name) == ("int4-g128", "down_proj") else 0
+    assert len(weight_loads(code["after_wait"])) == later_blocks * len(first)
+    assert len(loads(code["before_wait"])) > len(first)
+    assert not [op for op in code["before_wait"] if op.startswith(("STG", "ATOMG", "RED"))]
 
 
 def test_older_devices_get_no_dependency_control():

@@ -16,15 +16,32 @@ def cell(model: str = "qwen2.5-7b", batch: int = 1, weights: str = "bf16", **cha
     return Cell(spec=load_model(model), workload=workload, runtime="engine", device="cuda", **changes)
 
 
-def test_a_plain_cell_is_accepted():
-    assert cell_reason(cell()) is None
+@pytest.mark.parametrize("weights", ["bf16", "int8", "fp8", "int4-g128"])
+def test_a_plain_cell_is_accepted(weights):
+    assert cell_reason(cell(weights=weights)) is None
+
+
+@pytest.mark.parametrize(
+    ("weights", "head", "reason"),
+    [
+        ("int4-g128", None, "int4-g128 needs rows in multiples of 128 numbers, not 192"),
+        ("bf16", "int4-g128", "int4-g128 needs rows in multiples of 128 numbers, not 192"),
+        ("int8", "bf16", None),
+    ],
+)
+def test_rows_that_a_format_cannot_pack_are_refused(weights, head, reason):
+    spec = load_model("qwen2.5-0.5b").model_copy(update={"hidden_size": 192})
+    workload = Workload.of(2048, weights=weights, head=head)
+    odd = cell().model_copy(update={"spec": spec, "workload": workload})
+    assert cell_reason(odd) == reason
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"batch": 4}, "batch 4 is not 1"),
-        ({"weights": "int8"}, "weights int8 and head bf16 are not bf16"),
+        ({"weights": "int4-g32"}, "weight format int4-g32 is not bf16, int8, fp8 or int4-g128"),
+        ({"weights": "fp32"}, "weight format fp32 is not bf16, int8, fp8 or int4-g128"),
         ({"prefill": True}, "a real prefill is not supported"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import torch
 
+from memfloor.engine.cuda.matrix import dequantize
 from memfloor.engine.cuda.weights import LayerWeights, ModelWeights
 from memfloor.engine.kernels.attention.reference import attention
 from memfloor.engine.kernels.embed.reference import embed
@@ -24,7 +25,7 @@ def reference_logits(
 
     Args:
         spec: The model.
-        weights: Packed weights.
+        weights: Packed weights; quantised ones stand for what they dequantise to.
         cache: [L, 2, Hkv, max_len, D]; slots below `position` are attended to.
         rope: Cosines and sines [positions, D / 2].
         token: The token decoded.
@@ -35,10 +36,13 @@ def reference_logits(
     residual, normed, squares = embed(token, weights.embedding, layers[0].input_norm)
     for layer, layer_cache, next_norm in zip(layers, cache, next_norms, strict=True):
         attended = _attend(spec, layer, layer_cache, rope, (normed, squares), position)
-        residual, normed, squares = projection(attended, layer.o_proj, layer.o_bias, residual, layer.post_norm)
-        joined = gate_up(normed, squares, layer.gate_up, spec.rms_norm_eps)
-        residual, normed, squares = projection(joined, layer.down_proj, None, residual, next_norm)
-    return head(normed, squares, weights.head, spec.rms_norm_eps)
+        residual, normed, squares = projection(
+            attended, dequantize(layer.o_proj), layer.o_bias, residual, layer.post_norm
+        )
+        halves = dequantize(layer.gate_up).view(2, spec.intermediate_size, spec.hidden_size)
+        joined = gate_up(normed, squares, halves, spec.rms_norm_eps)
+        residual, normed, squares = projection(joined, dequantize(layer.down_proj), None, residual, next_norm)
+    return head(normed, squares, dequantize(weights.head), spec.rms_norm_eps)
 
 
 def _attend(
@@ -49,6 +53,6 @@ def _attend(
     normed: tuple[torch.Tensor, torch.Tensor],
     position: int,
 ) -> torch.Tensor:
-    heads = qkv(*normed, layer.qkv, layer.qkv_bias, spec.rms_norm_eps)
+    heads = qkv(*normed, dequantize(layer.qkv), layer.qkv_bias, spec.rms_norm_eps)
     out, _, _ = attention(heads, position, *rope, cache[0], cache[1], layer.qk_norm, spec.rms_norm_eps)
     return out.flatten()

@@ -37,8 +37,6 @@ def cell_reason(cell: Cell) -> str | None:
     spec, workload = cell.spec, cell.workload
     refused = {
         f"batch {workload.batch} is not 1": workload.batch != 1,
-        f"weights {workload.weights} and head {workload.head} are not bf16": {workload.weights, workload.head}
-        != {"bf16"},
         f"KV format {workload.kv} is not bf16": workload.kv != "bf16",
         "sliding-window attention is not supported": spec.num_sliding_layers > 0,
         "biases in the MLP are not supported": spec.mlp_bias,
@@ -46,7 +44,7 @@ def cell_reason(cell: Cell) -> str | None:
         "a real prefill is not supported": cell.prefill,
     }
     reasons = [reason for reason, holds in refused.items() if holds]
-    return reasons[0] if reasons else _pdl_reason(cell) or _rope_reason(cell)
+    return reasons[0] if reasons else _format_reason(cell) or _pdl_reason(cell) or _rope_reason(cell)
 
 
 def build(cell: Cell, start_len: int, max_len: int, seed: int, report: Callable[[str], None]) -> "DecodeModel":
@@ -70,10 +68,26 @@ def build(cell: Cell, start_len: int, max_len: int, seed: int, report: Callable[
     report("loading weights")
     device = torch.device("cuda", torch.cuda.current_device())
     sms = torch.cuda.get_device_properties(device).multi_processor_count
-    shapes = default_shapes(spec.hidden_size, spec.num_key_value_heads, sms)
+    formats = cell.workload.weights, cell.workload.head
+    shapes = default_shapes(spec.hidden_size, spec.num_key_value_heads, sms, *formats)
     model = DecodeModel(spec, _load_weights(cell, device, seed), max_len, shapes, MODES[_pdl(cell)])
     fill_cache(model.cache, start_len, seed)
     return model
+
+
+def _format_reason(cell: Cell) -> str | None:
+    from memfloor.engine.cuda.matrix import FORMATS, refuse_columns
+    from memfloor.floor import projections
+
+    used = {cell.workload.head: {cell.spec.hidden_size}}
+    used.setdefault(cell.workload.weights, set()).update(shape[1] for shape in projections(cell.spec).values())
+    for name, columns in used.items():
+        if name not in FORMATS:
+            return f"weight format {name} is not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        problems = [refuse_columns(name, count) for count in sorted(columns)]
+        if any(problems):
+            return next(filter(None, problems))
+    return None
 
 
 def _pdl(cell: Cell) -> str:
@@ -102,9 +116,10 @@ def _rope_reason(cell: Cell) -> str | None:
 def _load_weights(cell: Cell, device: Any, seed: int) -> "ModelWeights":
     from memfloor.engine.cuda.weights import pack_weights, random_weights
 
+    formats = cell.workload.weights, cell.workload.head
     if cell.weights_from is None:
-        return random_weights(cell.spec, device, seed)
-    return pack_weights(cell.spec, _checkpoint(Path(cell.weights_from), cell.spec), device)
+        return random_weights(cell.spec, device, seed, *formats)
+    return pack_weights(cell.spec, _checkpoint(Path(cell.weights_from), cell.spec), device, *formats)
 
 
 def _checkpoint(folder: Path, spec: "ModelSpec") -> dict[str, Any]:

@@ -17,6 +17,7 @@ from memfloor.engine.cuda.launch_shapes import (
     RowShape,
     next_power_of_two,
 )
+from memfloor.engine.cuda.matrix import Matrix, format_name
 from memfloor.engine.kernels.attention.triton import attention_kernel, combine_kernel
 from memfloor.engine.kernels.combine_projection.triton import combine_projection_kernel
 from memfloor.engine.kernels.embed.triton import embed_kernel
@@ -48,6 +49,7 @@ class KernelCall:
         constants: Compile-time numbers by name.
         warps: Warps per program.
         reads: Tensors whose bytes the kernel reads once from memory: weights and such, no activations.
+        registers: Registers per lane at most, or None.
     """
 
     op: str
@@ -57,6 +59,7 @@ class KernelCall:
     constants: Mapping[str, Any]
     warps: int
     reads: tuple[Tensor, ...] = field(default=())
+    registers: int | None = None
 
     def issue(self) -> None:
         """Launch the kernel on the current stream."""
@@ -65,6 +68,8 @@ class KernelCall:
     def options(self) -> dict[str, Any]:
         """Return the compiler's options, and whether the launch may overlap the one before."""
         options: dict[str, Any] = {"num_warps": self.warps, "num_stages": 1}
+        if self.registers is not None:
+            options["maxnreg"] = self.registers
         if self.constants.get("PDL"):
             options["launch_pdl"] = True
         return options
@@ -117,7 +122,7 @@ def stream_call(source: Tensor, partial: Tensor, block: int, unroll: int, warps:
 def qkv_call(
     x: Tensor,
     sums: Tensor,
-    w: Tensor,
+    w: Matrix,
     bias: Tensor | None,
     out: Tensor,
     *,
@@ -126,26 +131,30 @@ def qkv_call(
     pdl: int,
 ) -> KernelCall:
     """Project normed x [E] by w [N, E] plus bias [N] into out [N], float32."""
-    programs = shape.programs(w.shape[0])
-    constants = _row_constants(w.shape[0], w.shape[1], sums, eps, shape, pdl)
+    buffer = _buffer(w)
+    constants = _row_constants(w, w.shape[0], sums, eps, shape, pdl)
     constants["HAS_BIAS"] = bias is not None
-    args = (x, sums, w, w if bias is None else bias, out)
-    return KernelCall("qkv", qkv_kernel, programs, args, constants, shape.warps, _present(w, bias))
+    args = (x, sums, buffer, buffer if bias is None else bias, out)
+    programs = shape.programs(w.shape[0])
+    reads = _present(buffer, bias)
+    return KernelCall("qkv", qkv_kernel, programs, args, constants, shape.warps, reads, shape.registers)
 
 
 def gate_up_call(
-    x: Tensor, sums: Tensor, w: Tensor, out: Tensor, *, eps: float, shape: RowShape, pdl: int
+    x: Tensor, sums: Tensor, w: Matrix, out: Tensor, *, eps: float, shape: RowShape, pdl: int
 ) -> KernelCall:
-    """Join normed x [E] by gate and up rows w [2, F, E] into out [F]."""
-    programs = shape.programs(w.shape[1])
-    constants = _row_constants(w.shape[1], w.shape[2], sums, eps, shape, pdl)
-    return KernelCall("gate_up", gate_up_kernel, programs, (x, sums, w, out), constants, shape.warps, (w,))
+    """Join normed x [E] by gate and up rows w [2, F, E], packed [2 F, E], into out [F]."""
+    buffer, rows = _buffer(w), out.numel()
+    constants = _row_constants(w, rows, sums, eps, shape, pdl)
+    args = (x, sums, buffer, out)
+    programs, warps = shape.programs(rows), shape.warps
+    return KernelCall("gate_up", gate_up_kernel, programs, args, constants, warps, (buffer,), shape.registers)
 
 
 def head_call(
     x: Tensor,
     sums: Tensor,
-    w: Tensor,
+    w: Matrix,
     logits: Tensor,
     best_value: Tensor,
     best_token: Tensor,
@@ -155,15 +164,16 @@ def head_call(
     pdl: int,
 ) -> KernelCall:
     """Project normed x [E] by w [V, E] into logits [V] and the best of each program."""
-    programs = shape.programs(w.shape[0])
-    constants = _row_constants(w.shape[0], w.shape[1], sums, eps, shape, pdl)
-    args = (x, sums, w, logits, best_value, best_token)
-    return KernelCall("head", head_kernel, programs, args, constants, shape.warps, (w,))
+    buffer = _buffer(w)
+    constants = _row_constants(w, w.shape[0], sums, eps, shape, pdl)
+    args = (x, sums, buffer, logits, best_value, best_token)
+    programs, warps = shape.programs(w.shape[0]), shape.warps
+    return KernelCall("head", head_kernel, programs, args, constants, warps, (buffer,), shape.registers)
 
 
 def projection_call(
     x: Tensor,
-    w: Tensor,
+    w: Matrix,
     bias: Tensor | None,
     residual: Tensor,
     norm_weight: Tensor,
@@ -176,12 +186,13 @@ def projection_call(
     pdl: int,
 ) -> KernelCall:
     """Add w [N, K] x [K] + bias [N] to the residual [N] and prepare the next norm."""
-    rows, columns = w.shape
+    buffer, (rows, columns) = _buffer(w), w.shape
     splits = shape.splits(columns)
     constants = {
         "N": rows,
         "K": columns,
         "HAS_BIAS": bias is not None,
+        **_format_constants(w, shape),
         "BLOCK_N": shape.block_n,
         "BLOCK_K": shape.block_k,
         "STEPS": shape.steps,
@@ -189,10 +200,11 @@ def projection_call(
         "BLOCK_SPLITS": next_power_of_two(splits),
         "PDL": pdl,
     }
-    args = (x, w, w if bias is None else bias, residual, norm_weight, normed, sums, partial, ticket)
+    args = (x, buffer, buffer if bias is None else bias, residual, norm_weight, normed, sums, partial, ticket)
     programs = -(-rows // shape.block_n) * splits
-    reads = _present(w, bias, norm_weight)
-    return KernelCall("projection", projection_kernel, programs, args, constants, shape.warps, reads)
+    reads = _present(buffer, bias, norm_weight)
+    warps, registers = shape.warps, shape.registers
+    return KernelCall("projection", projection_kernel, programs, args, constants, warps, reads, registers)
 
 
 def attention_calls(
@@ -342,13 +354,15 @@ def sample_call(
     return KernelCall("sample", sample_kernel, 1, args, constants, 16, (table[0], norm_weight))
 
 
-def _row_constants(rows: int, columns: int, sums: Tensor, eps: float, shape: RowShape, pdl: int) -> dict[str, Any]:
+def _row_constants(w: Matrix, rows: int, sums: Tensor, eps: float, shape: RowShape, pdl: int) -> dict[str, Any]:
+    columns = w.shape[-1]
     return {
         "N": rows,
         "K": columns,
         "EPS": eps,
         "NUM_SUMS": sums.numel(),
         "BLOCK_SUMS": next_power_of_two(sums.numel()),
+        **_format_constants(w, shape),
         "BLOCK_N": shape.block_n,
         "BLOCK_K": next_power_of_two(columns),
         "PDL": pdl,
@@ -364,6 +378,14 @@ def _embedding_constants(state: StepInput, table: Tensor, rope: tuple[Tensor, Te
         "D": state.rope_row.numel() // 2,
         "MAX_LEN": rope[0].shape[0],
     }
+
+
+def _format_constants(w: Matrix, shape: RowShape | ProjectionShape) -> dict[str, Any]:
+    return {"FORMAT": format_name(w), "DOT": shape.dot}
+
+
+def _buffer(w: Matrix) -> Tensor:
+    return w if isinstance(w, Tensor) else w.words
 
 
 def _present(*tensors: Tensor | None) -> tuple[Tensor, ...]:

@@ -1,8 +1,10 @@
 """How each kernel is cut into programs: plain numbers, chosen here from the device and overridden by a tuner."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from memfloor.errors import UsageError
+from memfloor.spec import weight_format
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +36,14 @@ class RowShape:
     Attributes:
         block_n: Rows of a program; of gate and of up each in gate_up.
         warps: Warps per program.
+        dot: Multiply quantised weights on tensor cores; a program's rows are then a multiple of 16.
+        registers: Registers per lane at most; None leaves them to the compiler.
     """
 
     block_n: int
     warps: int
+    dot: bool = False
+    registers: int | None = None
 
     def programs(self, rows: int) -> int:
         """Return the number of programs for a number of rows."""
@@ -53,12 +59,16 @@ class ProjectionShape:
         block_k: Numbers of K a program holds at a time.
         steps: Blocks of K a program takes one after another.
         warps: Warps per program.
+        dot: Multiply quantised weights on tensor cores; `block_n` is then a multiple of 16.
+        registers: Registers per lane at most; None leaves them to the compiler.
     """
 
     block_n: int
     block_k: int
     steps: int
     warps: int
+    dot: bool = False
+    registers: int | None = None
 
     def splits(self, columns: int) -> int:
         """Return how many programs share a row of `columns` numbers."""
@@ -119,13 +129,19 @@ class LaunchShapes:
     head: RowShape
 
 
-def default_shapes(hidden_size: int, kv_heads: int, sm_count: int) -> LaunchShapes:
+def default_shapes(
+    hidden_size: int, kv_heads: int, sm_count: int, weights: str = "bf16", head: str = "bf16"
+) -> LaunchShapes:
     """Return the shapes that were fastest for Qwen-2.5-7B on an H200, scaled to other rows.
+
+    Those of quantised weights are not measured yet: programs hold about as many bytes as those of bf16 do.
 
     Args:
         hidden_size: E; the shorter the rows, the more of them a program holds.
         kv_heads: Hkv.
         sm_count: Multiprocessors of the device.
+        weights: Format of the attention and MLP weights.
+        head: Format of the output head.
 
     Raises:
         UsageError: A row is too long to be held by one program.
@@ -133,14 +149,34 @@ def default_shapes(hidden_size: int, kv_heads: int, sm_count: int) -> LaunchShap
     if hidden_size > 16384:
         raise UsageError(f"hidden_size {hidden_size} is beyond the engine's 16384")
     scale = max(1, 4096 // next_power_of_two(hidden_size))
-    return LaunchShapes(
+    row = next_power_of_two(hidden_size)
+    shapes = LaunchShapes(
         qkv=RowShape(block_n=2 * scale, warps=4),
         attention=AttentionShape(block_s=64, max_splits=max(1, 2 * sm_count // kv_heads), warps=4),
-        o_proj=ProjectionShape(block_n=4, block_k=next_power_of_two(min(hidden_size, 1024)), steps=4, warps=4),
+        o_proj=ProjectionShape(block_n=4, block_k=min(row, 1024), steps=4, warps=4),
         gate_up=RowShape(block_n=2 * scale, warps=4),
         down_proj=ProjectionShape(block_n=8, block_k=2048, steps=2, warps=8),
         head=RowShape(block_n=8 * scale, warps=4),
     )
+    if weights != "bf16":
+        shapes = replace(shapes, **_quantized_shapes(weights, scale, row))
+    return shapes if head == "bf16" else replace(shapes, head=_quantized_head(head, scale))
+
+
+def _quantized_shapes(weights: str, scale: int, row: int) -> dict[str, Any]:
+    # Tensor cores take 16 rows; those of gate and of up make a tile together.
+    wide = weight_format(weights).bits == 8
+    return {
+        "qkv": RowShape(block_n=16 * scale, warps=8 if wide else 4, dot=True),
+        "o_proj": ProjectionShape(block_n=16, block_k=min(row, 1024), steps=1, warps=4, dot=True),
+        "gate_up": RowShape(block_n=(8 if wide else 16) * scale, warps=8, dot=True),
+        "down_proj": ProjectionShape(block_n=16, block_k=2048, steps=1 if wide else 2, warps=4, dot=True),
+    }
+
+
+def _quantized_head(head: str, scale: int) -> RowShape:
+    wide = weight_format(head).bits == 8
+    return RowShape(block_n=16 * scale, warps=8 if wide else 4, dot=True)
 
 
 def next_power_of_two(number: int) -> int:

@@ -19,10 +19,12 @@ from memfloor.engine.cuda.calls import (
 from memfloor.engine.cuda.graph import CapturedPlan
 from memfloor.engine.cuda.kv_cache import allocate_cache
 from memfloor.engine.cuda.launch_shapes import CombineProjectionShape, LaunchShapes
+from memfloor.engine.cuda.matrix import PackedMatrix, format_name
 from memfloor.engine.cuda.weights import LayerWeights, ModelWeights
 from memfloor.engine.kernels.dependency import MODES
 from memfloor.engine.plan import RING_LEN, Plan
 from memfloor.engine.rope import rope_table
+from memfloor.errors import UsageError
 from memfloor.spec import ModelSpec
 
 PDL_NAMES = {mode: name for name, mode in MODES.items()}
@@ -83,7 +85,8 @@ class DecodeModel:
         """Return the types of the buffers, the launch shapes and the overlap of launches."""
         return {
             "pdl": PDL_NAMES[self.pdl],
-            "weights_dtype": str(self.weights.head.dtype),
+            "weights_format": format_name(self.weights.layers[0].qkv),
+            "head_format": format_name(self.weights.head),
             "kv_dtype": str(self.cache.dtype),
             "residual_dtype": str(self.residual.dtype),
             **{f"shape_{field.name}": str(getattr(self.shapes, field.name)) for field in fields(self.shapes)},
@@ -174,6 +177,8 @@ class DecodeModel:
         return [qkv, attend, combine, o_proj]
 
     def _combine_projection_call(self, layer: LayerWeights, shape: CombineProjectionShape) -> KernelCall:
+        if isinstance(layer.o_proj, PackedMatrix):
+            raise UsageError(f"the O projection joins splits with bf16 weights only, not {layer.o_proj.format}")
         return combine_projection_call(
             self.position,
             self.attention_scratch,

@@ -1,10 +1,14 @@
-"""The weights of a model as the kernels read them: fused Q, K, V rows and stacked gate and up rows, bf16."""
+"""The weights of a model as the kernels read them: fused Q, K, V rows and stacked gate and up rows.
+
+Matrices are bf16 or packed; embedding, norms and biases are bf16 always.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
+from memfloor.engine.cuda.matrix import Matrix, quantize
 from memfloor.floor import projections
 from memfloor.spec import ModelSpec
 
@@ -24,50 +28,57 @@ class LayerWeights:
         o_proj: [E, H * D].
         o_bias: [E] or None.
         post_norm: Weight of the norm before the MLP [E].
-        gate_up: Gate rows, then up rows [2, F, E].
+        gate_up: Gate rows, then up rows [2, F, E]; packed, [2 F, E].
         down_proj: [E, F].
     """
 
     input_norm: torch.Tensor
-    qkv: torch.Tensor
+    qkv: Matrix
     qkv_bias: torch.Tensor | None
     qk_norm: tuple[torch.Tensor, torch.Tensor] | None
-    o_proj: torch.Tensor
+    o_proj: Matrix
     o_bias: torch.Tensor | None
     post_norm: torch.Tensor
-    gate_up: torch.Tensor
-    down_proj: torch.Tensor
+    gate_up: Matrix
+    down_proj: Matrix
 
 
 @dataclass(frozen=True, slots=True)
 class ModelWeights:
-    """Hold a model: embedding [V, E], layers, final norm [E] and head [V, E], the embedding itself if tied."""
+    """Hold a model: embedding [V, E], layers, final norm [E] and head [V, E], the embedding itself if tied and bf16."""
 
     embedding: torch.Tensor
     layers: tuple[LayerWeights, ...]
     final_norm: torch.Tensor
-    head: torch.Tensor
+    head: Matrix
 
 
-def pack_weights(spec: ModelSpec, state: Mapping[str, torch.Tensor], device: torch.device) -> ModelWeights:
-    """Pack a state dict with Hugging Face names, as bf16 on a device.
+def pack_weights(
+    spec: ModelSpec, state: Mapping[str, torch.Tensor], device: torch.device, weights: str = "bf16", head: str = "bf16"
+) -> ModelWeights:
+    """Pack a state dict with Hugging Face names on a device.
 
     Args:
         spec: The model; decides which biases and norms are expected.
         state: Tensors named as in `model.layers.0.self_attn.q_proj.weight`.
         device: Where the packed weights go.
+        weights: Format of the attention and MLP matrices.
+        head: Format of the output head.
     """
 
     def get(name: str) -> torch.Tensor:
         return state[name].to(device=device, dtype=torch.bfloat16).contiguous()
 
     embedding = get("model.embed_tokens.weight")
-    layers = tuple(_pack_layer(spec, state, f"model.layers.{i}", device) for i in range(spec.num_hidden_layers))
-    head = embedding if spec.tie_word_embeddings else get("lm_head.weight")
-    return ModelWeights(embedding, layers, get("model.norm.weight"), head)
+    prefixes = [f"model.layers.{index}" for index in range(spec.num_hidden_layers)]
+    layers = tuple(_pack_layer(spec, state, prefix, device, weights) for prefix in prefixes)
+    table = embedding if spec.tie_word_embeddings else get("lm_head.weight")
+    return ModelWeights(embedding, layers, get("model.norm.weight"), quantize(table, head))
 
 
-def _pack_layer(spec: ModelSpec, state: Mapping[str, torch.Tensor], prefix: str, device: torch.device) -> LayerWeights:
+def _pack_layer(
+    spec: ModelSpec, state: Mapping[str, torch.Tensor], prefix: str, device: torch.device, weights: str
+) -> LayerWeights:
     def join(names: list[str]) -> torch.Tensor:
         parts = [state[f"{prefix}.{name}"].to(device=device, dtype=torch.bfloat16) for name in names]
         return torch.cat(parts).contiguous()
@@ -77,44 +88,53 @@ def _pack_layer(spec: ModelSpec, state: Mapping[str, torch.Tensor], prefix: str,
     norms = (join(["self_attn.q_norm.weight"]), join(["self_attn.k_norm.weight"])) if spec.qk_norm else None
     return LayerWeights(
         input_norm=join(["input_layernorm.weight"]),
-        qkv=join([f"{name}.weight" for name in qkv]),
+        qkv=quantize(join([f"{name}.weight" for name in qkv]), weights),
         qkv_bias=join([f"{name}.bias" for name in qkv]) if spec.qkv_bias else None,
         qk_norm=norms,
-        o_proj=join(["self_attn.o_proj.weight"]),
+        o_proj=quantize(join(["self_attn.o_proj.weight"]), weights),
         o_bias=join(["self_attn.o_proj.bias"]) if spec.attention_output_bias else None,
         post_norm=join(["post_attention_layernorm.weight"]),
-        gate_up=gate_up.view(2, spec.intermediate_size, spec.hidden_size),
-        down_proj=join(["mlp.down_proj.weight"]),
+        gate_up=quantize(gate_up.view(2, spec.intermediate_size, spec.hidden_size), weights),
+        down_proj=quantize(join(["mlp.down_proj.weight"]), weights),
     )
 
 
-def random_weights(spec: ModelSpec, device: torch.device, seed: int) -> ModelWeights:
+def random_weights(
+    spec: ModelSpec, device: torch.device, seed: int, weights: str = "bf16", head: str = "bf16"
+) -> ModelWeights:
     """Return random weights at the true shape, made on the device in about the time it takes to write them.
 
     Matrices have variance 1 / K, so that activations stay near one over all layers; norms are near one.
+
+    Args:
+        spec: The model.
+        device: Where the weights go.
+        seed: Of all numbers; what is quantised is the same in every format.
+        weights: Format of the attention and MLP matrices.
+        head: Format of the output head.
     """
     fill = _RandomFill(device, seed)
-    layers = tuple(_random_layer(spec, fill) for _ in range(spec.num_hidden_layers))
+    layers = tuple(_random_layer(spec, fill, weights) for _ in range(spec.num_hidden_layers))
     table = (spec.vocab_size, spec.hidden_size)
     embedding = fill.matrix(*table)
-    head = embedding if spec.tie_word_embeddings else fill.matrix(*table)
-    return ModelWeights(embedding, layers, fill.norm(spec.hidden_size), head)
+    output = embedding if spec.tie_word_embeddings else fill.matrix(*table)
+    return ModelWeights(embedding, layers, fill.norm(spec.hidden_size), quantize(output, head))
 
 
-def _random_layer(spec: ModelSpec, fill: "_RandomFill") -> LayerWeights:
+def _random_layer(spec: ModelSpec, fill: "_RandomFill", weights: str) -> LayerWeights:
     shapes = projections(spec)
     qkv_rows = sum(shapes[name][0] for name in ("q_proj", "k_proj", "v_proj"))
     hidden, inner = spec.hidden_size, spec.intermediate_size
     return LayerWeights(
         input_norm=fill.norm(hidden),
-        qkv=fill.matrix(qkv_rows, hidden),
+        qkv=quantize(fill.matrix(qkv_rows, hidden), weights),
         qkv_bias=fill.vector(qkv_rows) if spec.qkv_bias else None,
         qk_norm=(fill.norm(spec.head_dim), fill.norm(spec.head_dim)) if spec.qk_norm else None,
-        o_proj=fill.matrix(*shapes["o_proj"]),
+        o_proj=quantize(fill.matrix(*shapes["o_proj"]), weights),
         o_bias=fill.vector(hidden) if spec.attention_output_bias else None,
         post_norm=fill.norm(hidden),
-        gate_up=fill.matrix(2 * inner, hidden).view(2, inner, hidden),
-        down_proj=fill.matrix(hidden, inner),
+        gate_up=quantize(fill.matrix(2 * inner, hidden).view(2, inner, hidden), weights),
+        down_proj=quantize(fill.matrix(hidden, inner), weights),
     )
 
 

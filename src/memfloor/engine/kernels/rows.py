@@ -1,9 +1,97 @@
-"""Parts of a matrix-vector product: load a tile of weight rows, multiply it, scale by the norm."""
+"""Parts of a matrix-vector product: load a tile of weight rows, multiply it, scale by the norm.
+
+Weights are bf16 [N, K], or packed; FORMAT tells which. A tile and an activation are whatever
+their format's product takes.
+"""
 
 import triton
 import triton.language as tl
 
 from memfloor.engine.kernels.dependency import release_dependents, wait_after_constants, wait_before_constants
+from memfloor.engine.kernels.packed import (
+    load_packed,
+    load_row_scales,
+    packed_products,
+    sum_packed,
+)
+
+
+@triton.jit
+def load_tile(
+    w_ptr: tl.tensor,
+    row: tl.tensor,
+    column: tl.tensor,
+    PARTS: tl.constexpr,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    FORMAT: tl.constexpr,
+    DOT: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+) -> tl.tensor:
+    """Load weights [BLOCK_N, BLOCK_K] from `row` and `column` on; zeros beyond [N, K].
+
+    Of packed weights [PARTS, N, K] the same rows of all parts make one tile.
+    """
+    if FORMAT == "bf16":
+        return load_rows(w_ptr, row, column, N, K, BLOCK_N, BLOCK_K)
+    else:
+        return load_packed(w_ptr, row, column, PARTS, N, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
+
+
+@triton.jit
+def load_scales(
+    w_ptr: tl.tensor,
+    row: tl.tensor,
+    PARTS: tl.constexpr,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    FORMAT: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+) -> tl.tensor:
+    """Load the scales [PARTS * BLOCK_N] of formats that scale whole rows; one for the others."""
+    if FORMAT == "int8" or FORMAT == "fp8":
+        return load_row_scales(w_ptr, row, PARTS, N, K, FORMAT, BLOCK_N)
+    else:
+        return 1.0
+
+
+@triton.jit
+def load_activation(
+    x_ptr: tl.tensor, column: tl.tensor, K: tl.constexpr, FORMAT: tl.constexpr, BLOCK_K: tl.constexpr
+) -> tl.tensor:
+    """Load BLOCK_K numbers of an activation [K] from `column` on; packed products load theirs piece by piece."""
+    if FORMAT == "bf16":
+        return load_vector(x_ptr, column, K, BLOCK_K)
+    else:
+        return x_ptr
+
+
+@triton.jit
+def tile_products(
+    tile: tl.tensor,
+    x: tl.tensor,
+    column: tl.tensor,
+    K: tl.constexpr,
+    FORMAT: tl.constexpr,
+    DOT: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+) -> tl.tensor:
+    """Return partial products of a tile, which may be added to those of other columns before they are summed."""
+    if FORMAT == "bf16":
+        return lane_products(tile, x, BLOCK_N, BLOCK_K)
+    else:
+        return packed_products(tile[0], tile[1], x, column, K, FORMAT, DOT)
+
+
+@triton.jit
+def sum_products(products: tl.tensor, scales: tl.tensor, FORMAT: tl.constexpr, DOT: tl.constexpr) -> tl.tensor:
+    """Add up the partial products of each row and scale them."""
+    if FORMAT == "bf16":
+        return tl.sum(products, axis=1)
+    else:
+        return sum_packed(products, DOT) * scales
 
 
 @triton.jit
@@ -16,7 +104,7 @@ def load_rows(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ) -> tl.tensor:
-    """Load weights [BLOCK_N, BLOCK_K] from `row` and `column` on; zeros beyond [N, K].
+    """Load bf16 weights [BLOCK_N, BLOCK_K] from `row` and `column` on; zeros beyond [N, K].
 
     Weights are read once a step, so they are first to leave the cache.
     """
@@ -38,6 +126,8 @@ def normed_product(
     EPS: tl.constexpr,
     NUM_SUMS: tl.constexpr,
     BLOCK_SUMS: tl.constexpr,
+    FORMAT: tl.constexpr,
+    DOT: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     PDL: tl.constexpr,
@@ -46,11 +136,13 @@ def normed_product(
     tile = tl.program_id(0)
     release_dependents(PDL)
     wait_before_constants(PDL)
-    w = load_rows(w_ptr, tile * BLOCK_N, 0, N, K, BLOCK_N, BLOCK_K)
+    w = load_tile(w_ptr, tile * BLOCK_N, 0, 1, N, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
+    scales = load_scales(w_ptr, tile * BLOCK_N, 1, N, K, FORMAT, BLOCK_N)
     wait_after_constants(PDL)
-    x = load_vector(x_ptr, 0, K, BLOCK_K)
+    x = load_activation(x_ptr, 0, K, FORMAT, BLOCK_K)
     sums = load_sums(sums_ptr, NUM_SUMS, BLOCK_SUMS)
-    out = tl.sum(lane_products(w, x, BLOCK_N, BLOCK_K), axis=1)
+    products = tile_products(w, x, 0, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
+    out = sum_products(products, scales, FORMAT, DOT)
     # Last, so that the products do not wait for the norm.
     out *= norm_scale(sums, K, EPS)
     return out

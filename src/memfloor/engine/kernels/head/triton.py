@@ -19,6 +19,8 @@ def head_kernel(
     EPS: tl.constexpr,
     NUM_SUMS: tl.constexpr,
     BLOCK_SUMS: tl.constexpr,
+    FORMAT: tl.constexpr,
+    DOT: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     PDL: tl.constexpr,
@@ -29,7 +31,21 @@ def head_kernel(
     norm's weight.
     """
     tile = tl.program_id(0)
-    logits = normed_product(x_ptr, sums_ptr, w_ptr, N, K, EPS, NUM_SUMS, BLOCK_SUMS, BLOCK_N, BLOCK_K, PDL)
+    logits = normed_product(
+        x_ptr,
+        sums_ptr,
+        w_ptr,
+        N,
+        K,
+        EPS,
+        NUM_SUMS,
+        BLOCK_SUMS,
+        FORMAT,
+        DOT,
+        BLOCK_N,
+        BLOCK_K,
+        PDL,
+    )
     rows = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     tl.store(logits_ptr + rows, logits, mask=rows < N)
     logits = tl.where(rows < N, logits, float("-inf"))

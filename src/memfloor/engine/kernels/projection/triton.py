@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from memfloor.engine.kernels.dependency import release_dependents, wait_after_constants, wait_before_constants
-from memfloor.engine.kernels.rows import lane_products, load_rows, load_vector
+from memfloor.engine.kernels.rows import load_activation, load_scales, load_tile, sum_products, tile_products
 
 
 @triton.jit
@@ -21,6 +21,8 @@ def projection_kernel(
     N: tl.constexpr,
     K: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    FORMAT: tl.constexpr,
+    DOT: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     STEPS: tl.constexpr,
@@ -40,15 +42,17 @@ def projection_kernel(
     column = split * (STEPS * BLOCK_K)
     release_dependents(PDL)
     wait_before_constants(PDL)
-    w = load_rows(w_ptr, tile * BLOCK_N, column, N, K, BLOCK_N, BLOCK_K)
+    w = load_tile(w_ptr, tile * BLOCK_N, column, 1, N, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
+    scales = load_scales(w_ptr, tile * BLOCK_N, 1, N, K, FORMAT, BLOCK_N)
     wait_after_constants(PDL)
-    x = load_vector(x_ptr, column, K, BLOCK_K)
-    products = lane_products(w, x, BLOCK_N, BLOCK_K)
+    x = load_activation(x_ptr, column, K, FORMAT, BLOCK_K)
+    products = tile_products(w, x, column, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
     for step in tl.static_range(1, STEPS):
-        w = load_rows(w_ptr, tile * BLOCK_N, column + step * BLOCK_K, N, K, BLOCK_N, BLOCK_K)
-        x = load_vector(x_ptr, column + step * BLOCK_K, K, BLOCK_K)
-        products += lane_products(w, x, BLOCK_N, BLOCK_K)
-    out = tl.sum(products, axis=1)
+        at = column + step * BLOCK_K
+        w = load_tile(w_ptr, tile * BLOCK_N, at, 1, N, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
+        x = load_activation(x_ptr, at, K, FORMAT, BLOCK_K)
+        products += tile_products(w, x, at, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
+    out = sum_products(products, scales, FORMAT, DOT)
     rows = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     if SPLITS == 1:
         _add_to_residual(out, rows, tile, bias_ptr, residual_ptr, norm_weight_ptr, normed_ptr, sums_ptr, N, HAS_BIAS)

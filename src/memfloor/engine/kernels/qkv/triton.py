@@ -19,6 +19,8 @@ def qkv_kernel(
     NUM_SUMS: tl.constexpr,
     BLOCK_SUMS: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    FORMAT: tl.constexpr,
+    DOT: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     PDL: tl.constexpr,
@@ -29,7 +31,21 @@ def qkv_kernel(
     never wait for it. Each program takes BLOCK_N rows.
     """
     tile = tl.program_id(0)
-    out = normed_product(x_ptr, sums_ptr, w_ptr, N, K, EPS, NUM_SUMS, BLOCK_SUMS, BLOCK_N, BLOCK_K, PDL)
+    out = normed_product(
+        x_ptr,
+        sums_ptr,
+        w_ptr,
+        N,
+        K,
+        EPS,
+        NUM_SUMS,
+        BLOCK_SUMS,
+        FORMAT,
+        DOT,
+        BLOCK_N,
+        BLOCK_K,
+        PDL,
+    )
     rows = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     if HAS_BIAS:
         out += tl.load(bias_ptr + rows, mask=rows < N, other=0.0).to(tl.float32)

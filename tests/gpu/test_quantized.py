@@ -1,0 +1,65 @@
+"""Steps over quantised weights, compiled: logits against float32 over the dequantised ones, and equal bits."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from memfloor.engine.cuda.launch_shapes import LaunchShapes, ProjectionShape, RowShape, default_shapes
+from memfloor.engine.cuda.model import DecodeModel
+from memfloor.engine.cuda.weights import random_weights
+from memfloor.engine.decode import Decoder
+from memfloor.engine.kernels.dependency import MODES
+from memfloor.engine.reference import reference_logits
+from memfloor.spec import load_model
+
+pytestmark = pytest.mark.gpu
+MAX_LEN, POSITION = 2560, 2048
+
+
+def shapes_of(weights: str, dot: bool) -> LaunchShapes:
+    shapes = default_shapes(3584, 4, torch.cuda.get_device_properties("cuda").multi_processor_count, weights, weights)
+    if dot:
+        return shapes
+    row, projection = RowShape(4, 4), ProjectionShape(8, 1024, 4, 4)
+    return replace(shapes, qkv=row, gate_up=row, head=row, o_proj=projection, down_proj=projection)
+
+
+@pytest.fixture(scope="module", params=["int8", "fp8", "int4-g128"])
+def quantised(request):
+    spec = load_model("qwen2.5-7b").model_copy(update={"num_hidden_layers": 2})
+    return request.param, spec, random_weights(spec, torch.device("cuda"), 1, request.param, request.param)
+
+
+def model_of(quantised, fill, pdl: str, dot: bool) -> DecodeModel:
+    weights, spec, packed = quantised
+    model = DecodeModel(spec, packed, MAX_LEN, shapes_of(weights, dot), MODES[pdl])
+    fill(model.cache)
+    return model
+
+
+def modes() -> list[str]:
+    return list(MODES) if torch.cuda.get_device_capability() >= (9, 0) else ["off"]
+
+
+@pytest.mark.parametrize("dot", [True, False], ids=["tensor cores", "lanes"])
+def test_logits_agree_with_float32_over_dequantised_weights(quantised, fill, dot):
+    for pdl in modes():
+        model = model_of(quantised, fill, pdl, dot)
+        want = reference_logits(model.spec, model.weights, model.cache, model.rope, 77, POSITION)
+        decoder = Decoder(model, "eager")
+        decoder.start(77, POSITION)
+        decoder.step()
+        assert float((model.logits - want).norm() / want.norm()) < 2e-2
+
+
+def test_every_way_to_launch_gives_the_same_bits(quantised, fill):
+    logits = []
+    for pdl in modes():
+        for launch, steps in (("eager", 1), ("graph", 1), ("graph", 4)):
+            decoder = Decoder(model_of(quantised, fill, pdl, True), launch, steps)
+            decoder.start(77, POSITION)
+            for _ in range(8 // steps):
+                decoder.step()
+            logits.append(decoder.model.logits.clone())
+    assert all(torch.equal(logits[0], other) for other in logits[1:])
