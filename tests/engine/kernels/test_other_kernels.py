@@ -31,10 +31,10 @@ def poisoned(size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.full((size,), float("nan"), dtype=dtype)
 
 
-@pytest.mark.parametrize(("max_splits", "normed"), [(2, True), (2, False), (5, True)])
+@pytest.mark.parametrize("normed", [True, False])
 @pytest.mark.parametrize("position", [0, 15, 16, 40, 74])
-def test_attention_matches_its_reference_and_appends(position, max_splits, normed):
-    shape = AttentionShape(block_s=16, max_splits=max_splits, warps=1)
+def test_attention_matches_its_reference_and_appends(position, normed):
+    shape = AttentionShape(block_s=16, max_splits=2, warps=1)
     qkv = numbers((HEADS + 2 * KV_HEADS) * HEAD_DIM)
     cache = numbers(2, KV_HEADS, MAX_LEN, HEAD_DIM).bfloat16()
     cos, sin = angles()

@@ -84,10 +84,8 @@ def attention_kernel(
         total = tl.zeros((BLOCK_G,), dtype=tl.float32)
         acc = tl.zeros((BLOCK_G, D), dtype=tl.float32)
         for block in range(split, num_blocks, SPLITS):
-            # Where no program has a second block, its registers are left to the next kernel's weights.
-            if SPLITS * BLOCK_S < MAX_LEN:
-                next_k = _load_slots(k_base, (block + SPLITS) * BLOCK_S, position, D, BLOCK_S)
-                next_v = _load_slots(v_base, (block + SPLITS) * BLOCK_S, position, D, BLOCK_S)
+            next_k = _load_slots(k_base, (block + SPLITS) * BLOCK_S, position, D, BLOCK_S)
+            next_v = _load_slots(v_base, (block + SPLITS) * BLOCK_S, position, D, BLOCK_S)
             slots = block * BLOCK_S + tl.arange(0, BLOCK_S)
             is_new = (slots == position)[:, None]
             k = tl.where(is_new, key, k)
@@ -100,9 +98,8 @@ def attention_kernel(
             total = total * decay + tl.sum(weights, axis=1)
             acc = acc * decay[:, None] + tl.dot(weights.to(DOT_TYPE), v.to(DOT_TYPE))
             top = new_top
-            if SPLITS * BLOCK_S < MAX_LEN:
-                k = next_k
-                v = next_v
+            k = next_k
+            v = next_v
         row = (head * GROUP + tl.arange(0, BLOCK_G)) * SPLITS + split
         tl.store(max_ptr + row, top, mask=tl.arange(0, BLOCK_G) < GROUP)
         tl.store(sum_ptr + row, total, mask=tl.arange(0, BLOCK_G) < GROUP)
