@@ -195,6 +195,7 @@ void bind_step(nb::module_& m) {
       }, "weights"_a, "norm"_a, nb::keep_alive<1, 2>())
       .def("add_sample", &Step::add_sample, "embedding"_a, nb::keep_alive<1, 2>())
       .def("start", &Step::start, "token"_a, "position"_a)
+      .def("prefill", &Step::prefill, "tokens"_a, "position"_a, no_gil)
       .def("set_sampling", [](Step& self, float temperature, float top_p, std::uint64_t seed) {
         self.state().sampling = {temperature, top_p, seed};
       }, "temperature"_a, "top_p"_a, "seed"_a)

@@ -116,6 +116,7 @@ int Step::add_down(const Matrix& weights, const std::uint16_t* bias) {
 
 int Step::add_head(const Matrix& weights, const std::uint16_t* norm) {
   require_shape(weights, state_.dim.vocab, state_.dim.hidden);
+  layers_end_ = size();
   return add(std::make_unique<Head>(weights.view(), norm));
 }
 
@@ -133,6 +134,18 @@ void Step::start(std::int32_t token, std::int32_t position) {
   state_.token = token;
   state_.position = position;
   embed(state_, embedding_->view());
+}
+
+void Step::prefill(const std::vector<std::int32_t>& tokens, std::int32_t position) {
+  for (const std::int32_t token : tokens) {
+    start(token, position++);
+    pool_.run([&](int thread) {
+      for (std::int64_t index = 0; index < layers_end_; ++index) {
+        run_one(index, thread);
+        barrier_.wait();
+      }
+    });
+  }
 }
 
 void Step::run_one(std::int64_t index, int thread) {

@@ -99,6 +99,8 @@ class Step {
 
   // Makes a token at a position the input of the next step.
   void start(std::int32_t token, std::int32_t position);
+  // Decodes given tokens from a position on without their logits, so that their keys and values fill the cache.
+  void prefill(const std::vector<std::int32_t>& tokens, std::int32_t position);
   // Runs one operation on all threads.
   void run(std::int64_t index);
   // Runs all operations, `steps` times.
@@ -114,6 +116,8 @@ class Step {
   State state_;
   SpinBarrier barrier_;
   const Matrix* embedding_ = nullptr;
+  // Operations before the head.
+  std::int64_t layers_end_ = 0;
   std::vector<std::unique_ptr<Operation>> operations_;
 };
 

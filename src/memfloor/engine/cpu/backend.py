@@ -41,14 +41,13 @@ def cell_reason(cell: Cell) -> str | None:
         f"head_dim {spec.head_dim} is not a multiple of 16": spec.head_dim % 16 != 0,
         "int4 needs rows of whole blocks of 128 numbers": int4 and any(size % 128 for size in narrow),
         f"rope type {unknown_rope_type(spec)} is not supported": unknown_rope_type(spec) is not None,
-        "a real prefill is not supported": cell.prefill,
         f"isa={isa} is not usable here": isa is not None and isa not in native().usable_isas(),
     }
     return next((reason for reason, holds in refused.items() if holds), None)
 
 
 def build(cell: Cell, start_len: int, max_len: int, seed: int, report: Callable[[str], None]) -> CpuModel:
-    """Return the model of a cell, its cache filled with random numbers.
+    """Return the model of a cell, its cache filled with random numbers or by a prompt of random tokens.
 
     Args:
         cell: What is decoded.
@@ -62,9 +61,14 @@ def build(cell: Cell, start_len: int, max_len: int, seed: int, report: Callable[
     pool = native().Pool(allowed_cpus(cell.threads))
     weights = Packer(spec, source, pool, report).pack(cell.workload)
     cache = native().KVCache(cell.workload.kv, spec.num_hidden_layers, spec.num_key_value_heads, max_len, spec.head_dim)
+    model = CpuModel(spec, weights, cache, max_len, cell.options.get("isa", native().usable_isas()[0]), pool)
     report("filling the KV cache")
-    cache.fill(start_len, np.random.default_rng(seed).standard_normal(FILL_NUMBERS, dtype=np.float32))
-    return CpuModel(spec, weights, cache, max_len, cell.options.get("isa", native().usable_isas()[0]), pool)
+    numbers = np.random.default_rng(seed)
+    if cell.prefill:
+        model.prefill(numbers.integers(spec.vocab_size, size=start_len).tolist())
+    else:
+        cache.fill(start_len, numbers.standard_normal(FILL_NUMBERS, dtype=np.float32))
+    return model
 
 
 def _source(cell: Cell, seed: int) -> TensorSource:

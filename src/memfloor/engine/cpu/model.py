@@ -1,6 +1,7 @@
 """A model as a plan on a CPU: native operations over buffers that are allocated once."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from memfloor.engine.cpu.weights import LayerWeights, ModelWeights
 from memfloor.engine.plan import Plan
 from memfloor.engine.rope import rope_table
 from memfloor.engine.tensors import Bits
+from memfloor.errors import UsageError
 from memfloor.spec import ModelSpec
 
 
@@ -82,6 +84,31 @@ class CpuModel:
         """Make `token`, at slot `position`, the input of the next step; binds this thread to the first CPU."""
         self.pool.pin_caller()
         self.native_step.start(token, position)
+
+    def prefill(self, tokens: Sequence[int]) -> None:
+        """Fill the first slots of the cache with a prompt, token by token and without logits.
+
+        A prompt goes through the decode kernels, one read of the layers' weights per token: exact, and slow.
+        """
+        self.pool.pin_caller()
+        self.native_step.prefill(list(tokens), 0)
+
+    def sample_with(self, temperature: float, top_p: float = 1.0, seed: int = 0) -> None:
+        """Choose how tokens are drawn from now on; a draw depends on seed and position alone.
+
+        Args:
+            temperature: 0 takes the likeliest token.
+            top_p: Draw from the smallest set of likeliest tokens whose probabilities reach this.
+            seed: Of the draws.
+
+        Raises:
+            UsageError: The temperature is negative or top_p is not above 0 and at most 1.
+        """
+        if not 0 <= temperature < math.inf:
+            raise UsageError(f"temperature must be 0 or more and finite, not {temperature}")
+        if not 0 < top_p <= 1:
+            raise UsageError(f"top_p must be above 0 and at most 1, not {top_p}")
+        self.native_step.set_sampling(temperature, top_p, seed)
 
     def capture(self, steps: int) -> ReplayedPlan:
         """Return the plan as one native call of `steps` steps."""
