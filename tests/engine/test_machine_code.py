@@ -80,11 +80,6 @@ def test_combine_projection_brings_the_partials_to_the_weights_and_not_the_weigh
     assert compiled(90, PRELOAD)["combine_projection"]["shared_bytes"] < 8192
 
 
-def test_attention_of_one_block_per_program_holds_no_second_block():
-    # 255 if it did.
-    assert compiled(90, PRELOAD)["attention"]["registers"] <= 168
-
-
 def test_attention_loads_past_slots_before_the_wait_and_heads_after_it():
     code = compiled(90, PRELOAD)["attention"]
     wide = [load for load in loads(code["before_wait"]) if load.endswith(".128")]
