@@ -56,7 +56,7 @@ def test_a_sliding_window_is_refused():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 def test_without_a_gpu_the_reason_is_said():
-    assert Engine.unavailable_reason() == "no CUDA GPU is visible to torch; the engine's Triton kernels need one"
+    assert Engine.unavailable_reason(cell()) == "no CUDA GPU is visible to torch; the engine's Triton kernels need one"
 
 
 def test_a_step_before_prepare_is_refused():

@@ -21,12 +21,7 @@ def headline(summaries: Sequence[CellSummary]) -> str:
     """
     shown = _most_compared(summaries)
     slowest, fastest = shown[0], shown[-1]
-    floor_seconds = fastest.fractions["streamed"].total_bytes / fastest.ceiling_bytes_per_second.value
-    text = (
-        f"On {slowest.device.name}, one {slowest.cell.spec.name} decode step at context "
-        f"{slowest.cell.workload.context_len} would take {format_seconds(floor_seconds)} if it only read its memory at "
-        f"the bandwidth measured beside it. {_reach(slowest)}"
-    )
+    text = f"{_question(shown)} {_reach(slowest)}"
     if fastest is not slowest:
         text += f" {_reach(fastest)}"
     values = [summary.fractions["streamed"].ceiling.value for summary in summaries]
@@ -90,8 +85,20 @@ def _most_compared(summaries: Sequence[CellSummary]) -> list[CellSummary]:
     return sorted(largest, key=lambda summary: -summary.p50_seconds.value)
 
 
+def _question(shown: Sequence[CellSummary]) -> str:
+    last = shown[-1]
+    where = f"On {last.device.name}, one {last.cell.spec.name} decode step at context {last.cell.workload.context_len}"
+    if len({summary.fractions["streamed"].total_bytes for summary in shown}) > 1:
+        return f"{where} has a floor of its own in each format: its bytes over the bandwidth measured beside it."
+    floor_seconds = last.fractions["streamed"].total_bytes / last.ceiling_bytes_per_second.value
+    return (
+        f"{where} would take {format_seconds(floor_seconds)} if it only read its memory at the bandwidth measured "
+        "beside it."
+    )
+
+
 def _reach(summary: CellSummary) -> str:
     return (
         f"{runtime_label(summary)} takes {format_seconds(summary.p50_seconds.value)}: "
-        f"{percent_interval(summary.fractions['streamed'].ceiling)} of that floor."
+        f"{percent_interval(summary.fractions['streamed'].ceiling)} of its floor."
     )
