@@ -112,7 +112,7 @@ def report_width(width: str, arms: Sequence[Sequence[Run]]) -> None:
         summary = summarise_cell(runs)
         ratios = "".join(f", {text(paired(runs, engines[0]))} of the engine's time" for _ in engines[:1])
         print(
-            f"  {width}  {runtime_label(summary):55} {format_seconds(summary.p50_seconds.value):>9} "
+            f"  {width}  {runtime_label(summary.cell):55} {format_seconds(summary.p50_seconds.value):>9} "
             f"[{seconds_interval(summary.p50_seconds)}]  {percent_interval(summary.fractions['streamed'].ceiling)} of "
             f"{format_bandwidth(summary.ceiling_bytes_per_second.value)}{ratios}"
         )

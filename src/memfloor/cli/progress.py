@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from memfloor.record import Cell, Failure, Run, Skip
+from memfloor.report.tables import runtime_label
 from memfloor.units import format_bandwidth, format_seconds
 
 
@@ -66,7 +67,7 @@ class SessionProgress:
 
 def describe(cell: Cell) -> str:
     """Return a cell in a few words."""
-    return f"{cell.spec.name} {cell.runtime_text} ctx {cell.workload.context_len}"
+    return f"{cell.spec.name} {runtime_label(cell)} ctx {cell.workload.context_len}"
 
 
 def _outcome(record: Run | Failure | Skip) -> str:

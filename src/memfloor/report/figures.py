@@ -124,7 +124,7 @@ def _draw_times(axes: Axes, summaries: Sequence[CellSummary], reference: Sequenc
 
 def _measured_label(summary: CellSummary) -> str:
     return (
-        f"{summary.device.name}\n{summary.cell.spec.name} {runtime_label(summary)} {summary.cell.workload.context_len}"
+        f"{summary.device.name}\n{summary.cell.spec.name} {runtime_label(summary.cell)} {summary.cell.workload.context_len}"
     )
 
 

@@ -33,7 +33,7 @@ def headline(summaries: Sequence[CellSummary]) -> str:
 def cautions(summaries: Sequence[CellSummary]) -> list[str]:
     """Return what a reader must know before trusting a cell, a sentence each."""
     return [
-        f"{summary.cell.spec.name} {runtime_label(summary)} at context {summary.cell.workload.context_len}: {text}."
+        f"{summary.cell.spec.name} {runtime_label(summary.cell)} at context {summary.cell.workload.context_len}: {text}."
         for summary in summaries
         for find in (_working_set_in_cache, _moving_ceiling, _mixed_software, _busy_host)
         if (text := find(summary))
@@ -99,6 +99,6 @@ def _question(shown: Sequence[CellSummary]) -> str:
 
 def _reach(summary: CellSummary) -> str:
     return (
-        f"{runtime_label(summary)} takes {format_seconds(summary.p50_seconds.value)}: "
+        f"{runtime_label(summary.cell)} takes {format_seconds(summary.p50_seconds.value)}: "
         f"{percent_interval(summary.fractions['streamed'].ceiling)} of its floor."
     )

@@ -1,5 +1,6 @@
 """Rows of the tables, as text: the same in the terminal and on the page."""
 
+from memfloor.record import Cell
 from memfloor.report.summary import CellSummary, Fraction, InvalidCell
 from memfloor.spec import unquantized
 from memfloor.stats import Estimate
@@ -31,7 +32,7 @@ def cell_row(summary: CellSummary) -> list[str]:
     fractions = summary.fractions
     return [
         summary.cell.spec.name,
-        runtime_label(summary),
+        runtime_label(summary.cell),
         _context(summary),
         format_seconds(summary.p50_seconds.value),
         seconds_interval(summary.p50_seconds),
@@ -48,19 +49,19 @@ def cell_row(summary: CellSummary) -> list[str]:
 
 def invalid_row(cell: InvalidCell) -> list[str]:
     """Return the row of a cell that gave no times: its reason stands in place of every figure."""
-    return [cell.cell.spec.name, runtime_label(cell), _context(cell), f"invalid: {cell.reason}"]
+    return [cell.cell.spec.name, runtime_label(cell.cell), _context(cell), f"invalid: {cell.reason}"]
 
 
-def runtime_label(item: CellSummary | InvalidCell) -> str:
+def runtime_label(cell: Cell) -> str:
     """Return the runtime with its options and formats, as far as they are not the study's own."""
-    workload = item.cell.workload
+    workload = cell.workload
     beside = unquantized(workload.weights)
     parts = [
         f",weights={workload.weights}" if workload.weights != "bf16" else "",
         f",head={workload.head}" if workload.head != beside else "",
         f",kv={workload.kv}" if workload.kv != beside else "",
     ]
-    return item.cell.runtime_text + "".join(parts)
+    return cell.runtime_text + "".join(parts)
 
 
 def seconds_interval(estimate: Estimate) -> str:
