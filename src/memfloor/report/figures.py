@@ -123,9 +123,8 @@ def _draw_times(axes: Axes, summaries: Sequence[CellSummary], reference: Sequenc
 
 
 def _measured_label(summary: CellSummary) -> str:
-    return (
-        f"{summary.device.name}\n{summary.cell.spec.name} {runtime_label(summary.cell)} {summary.cell.workload.context_len}"
-    )
+    cell = summary.cell
+    return f"{summary.device.name}\n{cell.spec.name} {runtime_label(cell)} {cell.workload.context_len}"
 
 
 def _published_label(cell: PublishedCell) -> str:

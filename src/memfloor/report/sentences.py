@@ -33,8 +33,9 @@ def headline(summaries: Sequence[CellSummary]) -> str:
 def cautions(summaries: Sequence[CellSummary]) -> list[str]:
     """Return what a reader must know before trusting a cell, a sentence each."""
     return [
-        f"{summary.cell.spec.name} {runtime_label(summary.cell)} at context {summary.cell.workload.context_len}: {text}."
+        f"{cell.spec.name} {runtime_label(cell)} at context {cell.workload.context_len}: {text}."
         for summary in summaries
+        for cell in [summary.cell]
         for find in (_working_set_in_cache, _moving_ceiling, _mixed_software, _busy_host)
         if (text := find(summary))
     ]
