@@ -56,10 +56,13 @@ def transformers() -> Any:
 def hf_model(transformers) -> Callable[..., Any]:
     """Make a seeded float32 model of a family whose weights bf16 holds exactly."""
     import torch
+    from transformers.initialization import no_init_weights
 
     def make(family: str, seed: int = 0, **changes: Any) -> Any:
         config = getattr(transformers, f"{family}Config")(**{**SHAPE, "tie_word_embeddings": False, **changes})
-        model = getattr(transformers, f"{family}ForCausalLM")(config).float().eval().requires_grad_(False)
+        with no_init_weights():
+            model = getattr(transformers, f"{family}ForCausalLM")(config).float().eval().requires_grad_(False)
+        model.tie_weights()
         generator = torch.Generator().manual_seed(seed)
         for name, weight in model.named_parameters():
             # Matrices keep activations near one, norms are near one.

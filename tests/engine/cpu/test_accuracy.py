@@ -57,12 +57,12 @@ def decode(model, forced=None):
     decoder = Decoder(model, "graph")
     decoder.start(FIRST, 0)
     logits = []
-    for step in range(STEPS):
+    for step in range(len(forced or range(STEPS))):
         if forced:
             decoder.start(forced[step], step)
         decoder.step()
         logits.append(model.native_step.logits.copy())
-    return [FIRST, *decoder.tokens(0, STEPS)], np.array(logits)
+    return [FIRST, *decoder.tokens(0, len(logits))], np.array(logits)
 
 
 def logits_of(hf, tokens, kv_cache=None):
@@ -139,8 +139,8 @@ def test_quantised_weights_give_the_logits_of_the_rounded_checkpoint(
     tokens, logits = decode(model)
     expected = logits_of(hf, tokens[:-1], rounded_cache(hf.config, "bf16"))
     assert error_of(logits, expected) < bound_for(model.isa, "bf16")
-    _, logits = decode(cpu_model(folder=folder, weights=weights, head=head, isa="portable"), tokens)
-    assert error_of(logits, expected) < ROUNDED_BOUND
+    _, logits = decode(cpu_model(folder=folder, weights=weights, head=head, isa="portable"), tokens[:16])
+    assert error_of(logits, expected[:16]) < ROUNDED_BOUND
 
 
 @pytest.mark.parametrize(("format_name", "steps"), [("int8", 127 * 2), ("int4-g128", 15), ("int4-g32", 8 * 2)])
@@ -163,7 +163,7 @@ def test_a_quantised_weight_is_off_by_half_a_step_of_its_group(tiny, cpu_model, 
 def test_wider_types_of_a_checkpoint_decode_like_bf16(checkpoint, save, cpu_model, dtype):
     hf, folder = checkpoint("llama-biases")
     tokens, logits = decode(cpu_model(folder=folder))
-    _, other_logits = decode(cpu_model(folder=save(hf, dtype)), tokens)
+    _, other_logits = decode(cpu_model(folder=save(hf, dtype)), tokens[:-1])
     # Weights below 2^-14 are rounded in float16.
     assert error_of(other_logits, logits) <= (1e-3 if dtype == torch.float16 else 0)
 
