@@ -11,8 +11,8 @@ from memfloor.engine.tensors import Bits, TensorSource
 from memfloor.floor import projections
 from memfloor.spec import ModelSpec, Workload
 
-# Rows are handed to the packing threads in pieces of about this size.
-PIECE_BYTES = 64 * 2**20
+# Rows are handed to the packing threads in pieces of about this size, little beside any model worth decoding.
+PIECE_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
