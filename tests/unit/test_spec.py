@@ -124,6 +124,10 @@ def test_a_directory_and_its_config_give_the_same_model(tmp_path):
         ({"num_attention_heads": 0}, "wrong type"),
         ({"num_key_value_heads": 3}, "num_attention_heads 4 is not a multiple of num_key_value_heads 3"),
         ({"rope_scaling": [1]}, "wrong type"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported; supported: silu"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not supported"),
+        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor 0.5"),
+        ({"layer_types": ["sliding_attention", "full_attention"]}, "layer_types other than 2 full and then 0 sliding"),
     ],
 )
 def test_a_wrong_config_is_refused_with_the_field(change, message):

@@ -64,6 +64,9 @@ def from_hf_config(config: Mapping[str, Any], name: str, source: str = "") -> Mo
     heads = config["num_attention_heads"]
     try:
         window, sliding_layers = _sliding(config, model_type)
+        unsupported = _unsupported(config, sliding_layers)
+        if unsupported is not None:
+            raise UsageError(f"{source or name}: {unsupported}")
         return ModelSpec(
             name=name,
             source=source,
@@ -78,6 +81,8 @@ def from_hf_config(config: Mapping[str, Any], name: str, source: str = "") -> Mo
             sliding_window=window,
             num_sliding_layers=sliding_layers,
         )
+    except UsageError:
+        raise
     except ValidationError as error:
         raise UsageError(f"{source or name}: {first_problem(error)}") from error
     except (TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
@@ -102,6 +107,24 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     rope_type = scaling.get("rope_type") or scaling.pop("type", "default")
     scaling["rope_type"] = rope_type
     return {"rope_theta": theta, "rope_scaling": None if rope_type == "default" else scaling}
+
+
+def _unsupported(config: Mapping[str, Any], sliding_layers: int) -> str | None:
+    # What no field of a spec can say: the same bytes, but other arithmetic.
+    activation = config.get("hidden_act") or "silu"
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    rotated = {**config, **rope}.get("partial_rotary_factor", 1.0)
+    full_layers = config["num_hidden_layers"] - sliding_layers
+    types = config.get("layer_types") or []
+    slides, expected = [name == "sliding_attention" for name in types], [i >= full_layers for i in range(len(types))]
+    unsupported = {
+        f"hidden_act {activation!r} is not supported; supported: silu": activation not in ("silu", "swish"),
+        f"partial_rotary_factor {rotated} is not supported; supported: 1.0": rotated != 1.0,
+        f"layer_types other than {full_layers} full and then {sliding_layers} sliding ones are not supported": (
+            slides != expected or len(types) not in (0, config["num_hidden_layers"])
+        ),
+    }
+    return next((reason for reason, holds in unsupported.items() if holds), None)
 
 
 def _biases(config: Mapping[str, Any], model_type: str) -> dict[str, bool]:
