@@ -8,7 +8,12 @@ from numpy.typing import NDArray
 from memfloor.errors import UsageError
 from memfloor.spec import ModelSpec
 
-ROPE_TYPES = ("default", "linear", "llama3")
+# Each with the parameters it needs.
+ROPE_TYPES: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
 
 
 def rope_table(spec: ModelSpec, max_len: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -21,16 +26,20 @@ def rope_table(spec: ModelSpec, max_len: int) -> tuple[NDArray[np.float32], NDAr
     return np.cos(angles), np.sin(angles)
 
 
-def unknown_rope_type(spec: ModelSpec) -> str | None:
-    """Return the model's rope type if the engine does not know it."""
-    rope_type = str((spec.rope_scaling or {}).get("rope_type", "default"))
-    return None if rope_type in ROPE_TYPES else rope_type
+def rope_reason(spec: ModelSpec) -> str | None:
+    """Say why a model's rotary positions cannot be made; None if they can."""
+    scaling = spec.rope_scaling or {"rope_type": "default"}
+    rope_type = str(scaling["rope_type"])
+    if rope_type not in ROPE_TYPES:
+        return f"rope type {rope_type} is not supported; supported: {', '.join(ROPE_TYPES)}"
+    missing = [name for name in ROPE_TYPES[rope_type] if not isinstance(scaling.get(name), int | float)]
+    return f"rope type {rope_type} lacks {', '.join(missing)}" if missing else None
 
 
 def _frequencies(spec: ModelSpec) -> NDArray[np.float32]:
-    unknown = unknown_rope_type(spec)
-    if unknown is not None:
-        raise UsageError.unknown("rope type", unknown, ROPE_TYPES)
+    reason = rope_reason(spec)
+    if reason is not None:
+        raise UsageError(reason)
     exponents = np.arange(0, spec.head_dim, 2, dtype=np.float32) / np.float32(spec.head_dim)
     frequencies: NDArray[np.float32] = 1.0 / np.float32(spec.rope_theta) ** exponents
     scaling = spec.rope_scaling
@@ -38,7 +47,7 @@ def _frequencies(spec: ModelSpec) -> NDArray[np.float32]:
         return frequencies
     if scaling["rope_type"] == "linear":
         return frequencies / np.float32(scaling["factor"])
-    return _llama3(frequencies, {key: float(value) for key, value in scaling.items() if key != "rope_type"})
+    return _llama3(frequencies, {name: float(scaling[name]) for name in ROPE_TYPES["llama3"]})
 
 
 def _llama3(frequencies: NDArray[np.float32], scaling: dict[str, float]) -> NDArray[np.float32]:

@@ -10,9 +10,10 @@ from memfloor.engine.cpu.model import CpuModel
 from memfloor.engine.cpu.native import allowed_cpus, native, unavailable_reason
 from memfloor.engine.cpu.weights import Packer
 from memfloor.engine.random_tensors import RandomTensors
-from memfloor.engine.rope import unknown_rope_type
+from memfloor.engine.rope import rope_reason
 from memfloor.engine.tensors import TensorSource
 from memfloor.record import Cell
+from memfloor.spec import ModelSpec
 
 WEIGHTS = ("bf16", "int8", "int4-g128", "int4-g32")
 KV = ("bf16", "int8")
@@ -30,20 +31,31 @@ def machine_reason() -> str | None:
 def cell_reason(cell: Cell) -> str | None:
     """Say why this cell cannot be decoded; None if it can."""
     spec, workload = cell.spec, cell.workload
-    narrow = {spec.hidden_size, spec.intermediate_size, spec.num_attention_heads * spec.head_dim}
-    int4 = "int4" in workload.weights or "int4" in workload.head
-    isa = cell.options.get("isa")
+    isa, usable = cell.options.get("isa"), native().usable_isas()
     refused = {
         f"batch {workload.batch} is not 1": workload.batch != 1,
         f"weights {workload.weights} are not {', '.join(WEIGHTS)}": workload.weights not in WEIGHTS,
         f"head {workload.head} is not {', '.join(WEIGHTS)}": workload.head not in WEIGHTS,
         f"KV format {workload.kv} is not {' or '.join(KV)}": workload.kv not in KV,
         f"head_dim {spec.head_dim} is not a multiple of 16": spec.head_dim % 16 != 0,
-        "int4 needs rows of whole blocks of 128 numbers": int4 and any(size % 128 for size in narrow),
-        f"rope type {unknown_rope_type(spec)} is not supported": unknown_rope_type(spec) is not None,
-        f"isa={isa} is not usable here": isa is not None and isa not in native().usable_isas(),
+        f"isa={isa} is not usable here; usable: {', '.join(usable)}": isa is not None and isa not in usable,
     }
-    return next((reason for reason, holds in refused.items() if holds), None)
+    found = next((reason for reason, holds in refused.items() if holds), None)
+    return found or _columns_reason(spec, workload.weights, workload.head) or rope_reason(spec)
+
+
+def _columns_reason(spec: ModelSpec, weights: str, head: str) -> str | None:
+    columns = {
+        "hidden_size": (spec.hidden_size, (weights, head)),
+        "intermediate_size": (spec.intermediate_size, (weights,)),
+        "num_attention_heads * head_dim": (spec.num_attention_heads * spec.head_dim, (weights,)),
+    }
+    for name, (size, formats) in columns.items():
+        for format_name in formats:
+            multiple = 128 if format_name.startswith("int4") else 4
+            if size % multiple:
+                return f"{name} {size} is not a multiple of {multiple}, as {format_name} needs"
+    return None
 
 
 def build(cell: Cell, start_len: int, max_len: int, seed: int, report: Callable[[str], None]) -> CpuModel:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memfloor.engine.rope import rope_reason
 from memfloor.errors import UsageError
 from memfloor.record import Cell
 
@@ -44,7 +45,7 @@ def cell_reason(cell: Cell) -> str | None:
         "a real prefill is not supported": cell.prefill,
     }
     reasons = [reason for reason, holds in refused.items() if holds]
-    return reasons[0] if reasons else _format_reason(cell) or _pdl_reason(cell) or _rope_reason(cell)
+    return reasons[0] if reasons else _format_reason(cell) or _pdl_reason(cell) or rope_reason(spec)
 
 
 def build(cell: Cell, start_len: int, max_len: int, seed: int, report: Callable[[str], None]) -> "DecodeModel":
@@ -104,13 +105,6 @@ def _pdl_reason(cell: Cell) -> str | None:
     if pdl == "off" or torch.cuda.get_device_capability() >= PDL_CAPABILITY:
         return None
     return f"pdl={pdl} needs compute capability 9.0"
-
-
-def _rope_reason(cell: Cell) -> str | None:
-    from memfloor.engine.rope import unknown_rope_type
-
-    unknown = unknown_rope_type(cell.spec)
-    return None if unknown is None else f"rope type {unknown} is not supported"
 
 
 def _load_weights(cell: Cell, device: Any, seed: int) -> "ModelWeights":
