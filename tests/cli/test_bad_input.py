@@ -119,6 +119,16 @@ def test_a_checkpoint_of_another_shape_is_refused_with_the_difference(memfloor, 
     assert_refused(result, str(tmp_path), "num_hidden_layers 3 not 2")
 
 
+def test_a_broken_checkpoint_is_refused_before_anything_is_taken(memfloor, tiny_model, tmp_path):
+    config = Path(tiny_model) / "config.json"
+    (tmp_path / "config.json").write_bytes(config.read_bytes())
+    command = ("measure", tiny_model, "--device", "cpu", "--weights-from", tmp_path, "--out", tmp_path / "out")
+    assert_refused(memfloor(*command), f"{tmp_path} holds no .safetensors file")
+    (tmp_path / "model.safetensors").write_bytes(b"\x02" + bytes(7) + b"{}")
+    assert_refused(memfloor(*command), f"{tmp_path} lacks the tensor model.embed_tokens.weight of tiny")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

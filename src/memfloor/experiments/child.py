@@ -6,6 +6,7 @@ import sys
 import time
 from statistics import median
 
+from memfloor.errors import UsageError
 from memfloor.experiments.job import Job, Measured, Unavailable, do_job
 from memfloor.measure.environment import device_info
 from memfloor.measure.process import die_with_parent
@@ -60,7 +61,8 @@ def main() -> None:
     pipe.send("device", device=device.model_dump())
     try:
         measured = do_job(job, device, StepReport(pipe), lambda phase: pipe.send("phase", phase=phase))
-    except Unavailable as reason:
+    except (Unavailable, UsageError) as reason:
+        # What the user can mend does not mend itself in another run.
         pipe.send("unavailable", reason=str(reason))
     except MemoryError as error:
         pipe.send("out_of_memory", message=str(error) or "out of memory")

@@ -2,8 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from memfloor.engine.checkpoint import Checkpoint
 from memfloor.errors import UsageError
 from memfloor.experiments.blocks import Plan
 from memfloor.floor import check_context
@@ -39,13 +41,14 @@ def grid(
     Formats that a runtime's options name hold for that runtime, the arguments for all others.
 
     Raises:
-        UsageError: A name or option is unknown, a context is beyond a model's, or the checkpoint has another shape.
+        UsageError: A name or option is unknown, a context is beyond a model's, or the checkpoint is broken or another
+            model's.
     """
     cells: dict[str, Cell] = {}
     for model in models:
         spec = load_model(model)
         if weights_from is not None:
-            _check_shape(spec, weights_from)
+            _check_checkpoint(spec, weights_from)
         for context_len in contexts:
             check_context(spec, context_len)
             for runtime, given in runtimes:
@@ -76,12 +79,14 @@ def _stack(packages: Mapping[str, str]) -> dict[str, str]:
     return {name: version for name, version in packages.items() if name != "memfloor"}
 
 
-def _check_shape(spec: ModelSpec, folder: str) -> None:
+def _check_checkpoint(spec: ModelSpec, folder: str) -> None:
     checkpoint = load_model(folder)
     if checkpoint.fingerprint != spec.fingerprint:
         ours, theirs = (item.model_dump(exclude={"name", "source"}) for item in (spec, checkpoint))
         different = ", ".join(f"{name} {theirs[name]} not {ours[name]}" for name in ours if ours[name] != theirs[name])
         raise UsageError(f"the checkpoint in {folder} is not of {spec.name}'s shape: {different}")
+    # Reads the headers alone: what is wrong with a file is said here and not by each run.
+    Checkpoint(Path(folder), spec)
 
 
 def done_blocks(store: Store, plan: Plan) -> dict[str, set[int]]:
