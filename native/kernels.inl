@@ -47,6 +47,18 @@ constexpr float kLargestCode = 32512.0f;
 // A block of none but smaller numbers is taken for zeros, as the inverse of its scale would not be a float.
 constexpr float kSmallest = 1e-30f;
 
+// Packs each four codes of a block as int16: the even columns, then the odd ones, as bytes are taken from a word.
+inline void pack_even_odd(const std::int32_t* codes, std::uint8_t* out) {
+  std::int16_t words[kBlock];
+  for (std::int64_t k = 0; k < kBlock; k += 4) {
+    words[k] = static_cast<std::int16_t>(codes[k]);
+    words[k + 1] = static_cast<std::int16_t>(codes[k + 2]);
+    words[k + 2] = static_cast<std::int16_t>(codes[k + 1]);
+    words[k + 3] = static_cast<std::int16_t>(codes[k + 3]);
+  }
+  std::memcpy(out, words, sizeof(words));
+}
+
 // Turns the activation into codes, block by block, and packs each four of them as the instruction set wants.
 template <class V>
 void prepare_codes(std::int64_t columns, Activation& a) {
