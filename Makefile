@@ -11,7 +11,7 @@ STAMP := .venv/installed
 # Configures and builds the native tests in a folder of build/, with options for CMake.
 build_native_tests = cmake -S native -B build/$(1) -DMEMFLOOR_NATIVE_TESTS=ON $(2) && cmake --build build/$(1) --parallel $(shell nproc)
 
-.PHONY: report test test-native sanitize check clean
+.PHONY: report test test-native sanitize test-arm check clean
 
 report: $(STAMP)
 	$(BIN)/memfloor study --out $(RUNS)
@@ -29,6 +29,15 @@ sanitize:
 	build/sanitize-memory/tests/native_tests
 	$(call build_native_tests,sanitize-threads,-DMEMFLOOR_SANITIZE=thread)
 	build/sanitize-threads/tests/native_tests
+
+# On another processor: under QEMU, with and without dot products.
+test-arm:
+	@command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || \
+	  { echo "make test-arm needs a cross compiler and an emulator: apt install g++-aarch64-linux-gnu qemu-user" >&2; exit 2; }
+	$(call build_native_tests,arm,-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+	  -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DCMAKE_EXE_LINKER_FLAGS=-static)
+	qemu-aarch64 -cpu cortex-a76 build/arm/tests/native_tests
+	qemu-aarch64 -cpu cortex-a72 build/arm/tests/native_tests
 
 check: $(STAMP)
 	$(BIN)/ruff check .

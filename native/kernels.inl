@@ -97,9 +97,11 @@ void product_int8(const MatrixView& m, const Activation& a, std::int64_t tile, f
     typename V::Sums sums[kVectors<V>];
     for (int v = 0; v < kVectors<V>; ++v) sums[v] = V::no_sums();
     for (std::int64_t k = begin; k < end; k += 4, word += stride) {
-      for (int v = 0; v < kVectors<V>; ++v) V::add_products(sums[v], V::load(word + v * V::L * 4), a.packed + k * 2);
+      for (int v = 0; v < kVectors<V>; ++v) {
+        V::add_products(sums[v], V::bytes(V::load(word + v * V::L * 4)), a.packed + k * 2);
+      }
     }
-    const typename V::I taken = V::seti(-128 * a.sums128[begin / kBlock]);
+    const typename V::I taken = V::seti(-V::kByteZero * a.sums128[begin / kBlock]);
     const typename V::F scale = V::set(a.scales[begin / kBlock]);
     for (int v = 0; v < kVectors<V>; ++v) {
       total[v] = V::fma(V::to_float(V::addi(V::total(sums[v]), taken)), scale, total[v]);

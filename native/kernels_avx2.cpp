@@ -39,6 +39,9 @@ struct Avx2 {
   static F magnitude(F x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
   static I low_nibbles(I words) { return _mm256_and_si256(words, _mm256_set1_epi8(15)); }
   static I high_nibbles(I words) { return _mm256_and_si256(_mm256_srli_epi16(words, 4), _mm256_set1_epi8(15)); }
+  // The numbers of int8 weights as they are multiplied, and their zero.
+  static I bytes(I words) { return words; }
+  static constexpr std::int32_t kByteZero = 128;
   static I four_bytes(const std::uint8_t* p) {
     std::int32_t word;
     std::memcpy(&word, p, 4);

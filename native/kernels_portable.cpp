@@ -41,6 +41,9 @@ struct Portable {
   static F magnitude(F x) { return (F)((I)x & 0x7fffffff); }
   static I low_nibbles(I words) { return words & 0x0f0f0f0f; }
   static I high_nibbles(I words) { return words >> 4 & 0x0f0f0f0f; }
+  // The numbers of int8 weights as they are multiplied, and their zero.
+  static I bytes(I words) { return words; }
+  static constexpr std::int32_t kByteZero = 128;
   using Sums = I;
   static Sums no_sums() { return zero(); }
   static I total(Sums sums) { return sums; }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "check.h"
+#include "kernels.h"
 
 namespace memfloor::test {
 namespace {
@@ -50,6 +51,9 @@ void fail(const char* file, int line, const std::string& what) {
 
 int run(int count, char** parts) {
   int ran = 0;
+  std::printf("instruction sets:");
+  for (const std::string& isa : usable_isas()) std::printf(" %s", isa.c_str());
+  std::printf("\n");
   for (const Named& test : tests()) {
     if (!wanted(test.name, count, parts)) continue;
     const int before = failures;
