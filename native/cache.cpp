@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <stdexcept>
+#include <string>
 
 #include "half.h"
 
@@ -14,6 +16,7 @@ std::int64_t whole_groups(std::int64_t slots) { return (slots + kSlots - 1) / kS
 
 std::size_t checked_bytes(KVFormat format, std::int64_t vectors, std::int64_t max_len, std::int64_t head_dim) {
   if (vectors < 1 || max_len < 1 || head_dim < 1) throw std::invalid_argument("a KV cache needs at least one number");
+  if (head_dim % 2 != 0) throw std::invalid_argument("head_dim must be even, not " + std::to_string(head_dim));
   const std::int64_t vector = format == KVFormat::bf16 ? 2 * head_dim : head_dim + 4;
   return static_cast<std::size_t>(2 * vectors * whole_groups(max_len) * vector);
 }
@@ -23,6 +26,9 @@ float scale_of(const float* x, std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) largest = std::max(largest, std::fabs(x[i]));
   return largest / 127.0f;
 }
+
+// Zero for a scale so small that its inverse is beyond a float: its numbers are kept as zeros.
+float inverse_of(float scale) { return scale >= std::numeric_limits<float>::min() ? 1.0f / scale : 0.0f; }
 
 }  // namespace
 
@@ -69,7 +75,7 @@ void KVCache::append(std::int64_t layer, std::int64_t head, std::int64_t slot, c
   auto* keys = reinterpret_cast<std::int8_t*>(numbers(layer, head, 0));
   auto* values = reinterpret_cast<std::int8_t*>(numbers(layer, head, 1));
   const float key_scale = scale_of(key, head_dim_), value_scale = scale_of(value, head_dim_);
-  const float per_key = key_scale > 0 ? 1 / key_scale : 0, per_value = value_scale > 0 ? 1 / value_scale : 0;
+  const float per_key = inverse_of(key_scale), per_value = inverse_of(value_scale);
   for (std::int64_t d = 0; d < head_dim_; ++d) {
     keys[key_at(slot, d)] = static_cast<std::int8_t>(std::lrintf(key[d] * per_key));
     values[value_at(slot, d)] = static_cast<std::int8_t>(std::lrintf(value[d] * per_value));

@@ -2,13 +2,18 @@
 
 #include "kernels.h"
 
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 namespace memfloor {
 
 extern const Kernels kPortable;
 #if defined(__x86_64__)
 extern const Kernels kAvx512Bf16, kAvx512, kAvx2;
 #elif defined(__aarch64__)
-extern const Kernels kNeon;
+extern const Kernels kNeonDotprod, kNeon;
 #endif
 
 namespace {
@@ -28,7 +33,8 @@ std::vector<Candidate> candidates() {
   const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
   return {{&kAvx512Bf16, bf16}, {&kAvx512, avx512}, {&kAvx2, avx2}, {&kPortable, true}};
 #elif defined(__aarch64__)
-  return {{&kNeon, true}, {&kPortable, true}};
+  const bool dotprod = (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+  return {{&kNeonDotprod, dotprod}, {&kNeon, true}, {&kPortable, true}};
 #else
   return {{&kPortable, true}};
 #endif

@@ -44,6 +44,20 @@ void product_bf16(const MatrixView& m, const Activation& a, std::int64_t tile, f
 
 // Codes of the largest magnitude leave room for a rounded lower byte.
 constexpr float kLargestCode = 32512.0f;
+// A block of none but smaller numbers is taken for zeros, as the inverse of its scale would not be a float.
+constexpr float kSmallest = 1e-30f;
+
+// Packs each four codes of a block as int16: the even columns, then the odd ones, as bytes are taken from a word.
+inline void pack_even_odd(const std::int32_t* codes, std::uint8_t* out) {
+  std::int16_t words[kBlock];
+  for (std::int64_t k = 0; k < kBlock; k += 4) {
+    words[k] = static_cast<std::int16_t>(codes[k]);
+    words[k + 1] = static_cast<std::int16_t>(codes[k + 2]);
+    words[k + 2] = static_cast<std::int16_t>(codes[k + 1]);
+    words[k + 3] = static_cast<std::int16_t>(codes[k + 3]);
+  }
+  std::memcpy(out, words, sizeof(words));
+}
 
 // Turns the activation into codes, block by block, and packs each four of them as the instruction set wants.
 template <class V>
@@ -56,7 +70,7 @@ void prepare_codes(std::int64_t columns, Activation& a) {
     float lanes[V::L], largest = 0.0f;
     V::storef(lanes, most);
     for (const float lane : lanes) largest = lane > largest ? lane : largest;
-    const typename V::F inverse = V::set(largest > 0.0f ? kLargestCode / largest : 0.0f);
+    const typename V::F inverse = V::set(largest > kSmallest ? kLargestCode / largest : 0.0f);
     std::int32_t codes[kBlock];
     for (std::int64_t i = 0; i < kBlock; i += V::L) V::storei(codes + i, V::to_int(V::mul(V::loadf(x + i), inverse)));
     std::int32_t block_sum = 0;
@@ -83,9 +97,11 @@ void product_int8(const MatrixView& m, const Activation& a, std::int64_t tile, f
     typename V::Sums sums[kVectors<V>];
     for (int v = 0; v < kVectors<V>; ++v) sums[v] = V::no_sums();
     for (std::int64_t k = begin; k < end; k += 4, word += stride) {
-      for (int v = 0; v < kVectors<V>; ++v) V::add_products(sums[v], V::load(word + v * V::L * 4), a.packed + k * 2);
+      for (int v = 0; v < kVectors<V>; ++v) {
+        V::add_products(sums[v], V::bytes(V::load(word + v * V::L * 4)), a.packed + k * 2);
+      }
     }
-    const typename V::I taken = V::seti(-128 * a.sums128[begin / kBlock]);
+    const typename V::I taken = V::seti(-V::kByteZero * a.sums128[begin / kBlock]);
     const typename V::F scale = V::set(a.scales[begin / kBlock]);
     for (int v = 0; v < kVectors<V>; ++v) {
       total[v] = V::fma(V::to_float(V::addi(V::total(sums[v]), taken)), scale, total[v]);
@@ -200,9 +216,10 @@ void score_bf16(const HeadTask& t, std::int64_t head, const std::uint8_t* keys, 
   }
 }
 
-// Adds for G heads the values of `count` slots, bf16 [S / 2][D][2], weighted.
+// Adds for G heads the values of slots [begin, end), both even, bf16 [S / 2][D][2], weighted.
 template <class V, int G, int N>
-void add_values_bf16(const HeadTask& t, std::int64_t head, const std::uint8_t* values, std::int64_t count) {
+void add_values_bf16(const HeadTask& t, std::int64_t head, const std::uint8_t* values, std::int64_t begin,
+                     std::int64_t end) {
   const std::uint8_t* weights = t.packed_weights + head * (kSlotBlock / 2) * V::kPairBytes;
   float* sums = t.sums + head * t.head_dim;
   for (std::int64_t d = 0; d < t.head_dim; d += N * V::L) {
@@ -210,7 +227,7 @@ void add_values_bf16(const HeadTask& t, std::int64_t head, const std::uint8_t* v
     for (int g = 0; g < G; ++g) {
       for (int n = 0; n < N; ++n) sum[g][n] = V::loadf(sums + g * t.head_dim + d + n * V::L);
     }
-    for (std::int64_t p = 0; p < count / 2; ++p) {
+    for (std::int64_t p = begin / 2; p < end / 2; ++p) {
       if (d == 0) {
         const std::uint8_t* later = values + (kSlotBlock / 2 + p) * t.head_dim * 4;
         for (std::int64_t line = 0; line < t.head_dim * 4; line += 64) prefetch(later + line);
@@ -224,6 +241,20 @@ void add_values_bf16(const HeadTask& t, std::int64_t head, const std::uint8_t* v
     }
     for (int g = 0; g < G; ++g) {
       for (int n = 0; n < N; ++n) V::storef(sums + g * t.head_dim + d + n * V::L, sum[g][n]);
+    }
+  }
+}
+
+// Adds for G heads the value of one slot, whose neighbour in the pair is not attended to: 0 times what another decode
+// left there would be no number if that is none.
+template <class V, int G>
+void add_value_bf16(const HeadTask& t, std::int64_t head, const std::uint8_t* values, std::int64_t slot) {
+  for (std::int64_t d = 0; d < t.head_dim; d += V::L) {
+    const typename V::I words = V::load(values + (slot / 2 * t.head_dim + d) * 4);
+    const typename V::F value = slot % 2 == 0 ? V::even_bf16(words) : V::odd_bf16(words);
+    for (int g = 0; g < G; ++g) {
+      float* sum = t.sums + (head + g) * t.head_dim + d;
+      V::storef(sum, V::fma(V::set(t.weights[(head + g) * kSlotBlock + slot]), value, V::loadf(sum)));
     }
   }
 }
@@ -324,7 +355,10 @@ void attend_bf16(const HeadTask& t, std::int64_t head, std::int64_t first, std::
     V::pack_pairs(t.weights + (head + g) * kSlotBlock, count,
                   t.packed_weights + (head + g) * (kSlotBlock / 2) * V::kPairBytes);
   }
-  add_values_bf16<V, G, N>(t, head, values, count);
+  const std::int64_t begin = std::max<std::int64_t>(0, t.begin - first), end = std::min(count, t.end - first);
+  if (begin % 2 != 0) add_value_bf16<V, G>(t, head, values, begin);
+  add_values_bf16<V, G, N>(t, head, values, begin + begin % 2, end - end % 2);
+  if (end % 2 != 0) add_value_bf16<V, G>(t, head, values, end - 1);
 }
 
 template <class V, int G, int N>

@@ -39,6 +39,9 @@ struct Avx2 {
   static F magnitude(F x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
   static I low_nibbles(I words) { return _mm256_and_si256(words, _mm256_set1_epi8(15)); }
   static I high_nibbles(I words) { return _mm256_and_si256(_mm256_srli_epi16(words, 4), _mm256_set1_epi8(15)); }
+  // The numbers of int8 weights as they are multiplied, and their zero.
+  static I bytes(I words) { return words; }
+  static constexpr std::int32_t kByteZero = 128;
   static I four_bytes(const std::uint8_t* p) {
     std::int32_t word;
     std::memcpy(&word, p, 4);
@@ -52,17 +55,7 @@ struct Avx2 {
     sums = _mm256_add_epi32(sums, _mm256_madd_epi16(even, four_bytes(codes)));
     sums = _mm256_add_epi32(sums, _mm256_madd_epi16(odd, four_bytes(codes + 4)));
   }
-  // Four codes as int16: the even columns, then the odd ones.
-  static void pack_codes(const std::int32_t* codes, std::uint8_t* out) {
-    std::int16_t words[2 * kBlock / 2];
-    for (std::int64_t k = 0; k < kBlock; k += 4) {
-      words[k] = static_cast<std::int16_t>(codes[k]);
-      words[k + 1] = static_cast<std::int16_t>(codes[k + 2]);
-      words[k + 2] = static_cast<std::int16_t>(codes[k + 1]);
-      words[k + 3] = static_cast<std::int16_t>(codes[k + 3]);
-    }
-    std::memcpy(out, words, sizeof(words));
-  }
+  static void pack_codes(const std::int32_t* codes, std::uint8_t* out) { pack_even_odd(codes, out); }
   static F even_bf16(I words) { return _mm256_castsi256_ps(_mm256_slli_epi32(words, 16)); }
   static F odd_bf16(I words) {
     return _mm256_castsi256_ps(_mm256_and_si256(words, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));

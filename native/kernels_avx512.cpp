@@ -17,17 +17,7 @@ struct Avx512 : Base512 {
     sums = _mm512_add_epi32(sums, _mm512_madd_epi16(even, four_bytes(codes)));
     sums = _mm512_add_epi32(sums, _mm512_madd_epi16(odd, four_bytes(codes + 4)));
   }
-  // Four codes as int16: the even columns, then the odd ones.
-  static void pack_codes(const std::int32_t* codes, std::uint8_t* out) {
-    std::int16_t words[2 * kBlock / 2];
-    for (std::int64_t k = 0; k < kBlock; k += 4) {
-      words[k] = static_cast<std::int16_t>(codes[k]);
-      words[k + 1] = static_cast<std::int16_t>(codes[k + 2]);
-      words[k + 2] = static_cast<std::int16_t>(codes[k + 1]);
-      words[k + 3] = static_cast<std::int16_t>(codes[k + 3]);
-    }
-    std::memcpy(out, words, sizeof(words));
-  }
+  static void pack_codes(const std::int32_t* codes, std::uint8_t* out) { pack_even_odd(codes, out); }
   static constexpr std::int64_t kPairBytes = 8;
   static void pack_pairs(const float* x, std::int64_t count, std::uint8_t* out) {
     std::memcpy(out, x, static_cast<std::size_t>(count) * 4);

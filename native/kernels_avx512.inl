@@ -25,6 +25,9 @@ struct Base512 {
   static F magnitude(F x) { return _mm512_abs_ps(x); }
   static I low_nibbles(I words) { return _mm512_and_si512(words, _mm512_set1_epi8(15)); }
   static I high_nibbles(I words) { return _mm512_and_si512(_mm512_srli_epi16(words, 4), _mm512_set1_epi8(15)); }
+  // The numbers of int8 weights as they are multiplied, and their zero.
+  static I bytes(I words) { return words; }
+  static constexpr std::int32_t kByteZero = 128;
   static I four_bytes(const std::uint8_t* p) {
     std::int32_t word;
     std::memcpy(&word, p, 4);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -46,7 +47,8 @@ void put_bf16(const MatrixView& m, std::int64_t row, std::int64_t column, std::u
 // Symmetric around 128, the largest magnitude at 127 from it.
 void pack_int8(const MatrixView& m, const float* x, std::int64_t row) {
   const float largest = largest_magnitude(x, m.columns), scale = largest / 127.0f;
-  const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+  // A row of numbers so small that their inverse scale is beyond a float is a row of zeros.
+  const float inverse = scale >= std::numeric_limits<float>::min() ? 127.0f / largest : 0.0f;
   const std::int64_t stride = m.height(row / kTileRows) * 4;
   std::uint8_t* word = m.word(row, 0);
   for (std::int64_t k = 0; k < m.columns; k += 4, word += stride) {

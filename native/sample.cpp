@@ -90,6 +90,8 @@ std::int32_t choose(const State& state) {
   const std::int32_t best = likeliest(state);
   if (state.sampling.temperature <= 0.0f) return best;
   const std::vector<Weight> tokens = nucleus(state, state.logits[static_cast<std::size_t>(best)]);
+  // Logits that are no numbers are near nothing.
+  if (tokens.empty()) return best;
   return draw(tokens, uniform(state.sampling.seed, static_cast<std::uint64_t>(state.position)));
 }
 
