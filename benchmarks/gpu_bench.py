@@ -16,13 +16,7 @@ import triton
 
 from memfloor.engine.cuda import calls
 from memfloor.engine.cuda.calls import KernelCall
-from memfloor.engine.cuda.launch_shapes import (
-    AttentionShape,
-    CombineProjectionShape,
-    ProjectionShape,
-    RowShape,
-    default_shapes,
-)
+from memfloor.engine.cuda.launch_shapes import AttentionShape, ProjectionShape, RowShape, default_shapes
 from memfloor.engine.cuda.matrix import Matrix, PackedMatrix, dequantize, quantize
 from memfloor.engine.cuda.model import device_rope
 from memfloor.engine.kernels.attention import reference as attention_reference
@@ -39,7 +33,7 @@ EPS = 1e-6
 BF16, F32, I32 = torch.bfloat16, torch.float32, torch.int32
 OPS = ("qkv", "attention", "o_proj", "gate_up", "down_proj", "head")
 
-Shape = RowShape | ProjectionShape | CombineProjectionShape | AttentionShape
+Shape = RowShape | ProjectionShape | AttentionShape
 
 
 class Study:

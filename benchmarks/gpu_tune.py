@@ -2,8 +2,7 @@
 
 Prints its progress and writes everything it measured to DIR/gpu_tune.json: `ceiling` (read-only bandwidth over launch
 shapes), `accuracy` (logits of two layers), `kernels` (each kernel against its reference, then its launch shapes inside
-a graph over distinct weights), `join` (who joins attention's splits: a launch of its own or the O projection), `step`
-(the whole step: tuned, bits, time).
+a graph over distinct weights), `step` (the whole step: tuned, bits, time).
 """
 
 import argparse
@@ -29,7 +28,6 @@ from gpu_bench import (
     short,
     zeros,
 )
-from gpu_join import study_join
 from gpu_quantized import compile_ahead, quantized_candidates
 from gpu_steps import Step, check_accuracy, check_bits, step_seconds
 
@@ -40,7 +38,7 @@ from memfloor.engine.kernels.dependency import MODES
 from memfloor.engine.kernels.stream.reference import stream
 from memfloor.spec import Workload
 
-SECTIONS = ("ceiling", "accuracy", "kernels", "join", "step")
+SECTIONS = ("ceiling", "accuracy", "kernels", "step")
 
 
 # Ceiling ------------------------------------------------------------------------------------------------------
@@ -277,7 +275,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="directory for gpu_tune.json")
     parser.add_argument("--budget-seconds", type=float, default=480.0)
-    parser.add_argument("--sections", help="what to run, a comma list; join, of bf16 weights only, needs 150 s")
+    parser.add_argument("--sections", help="what to run, a comma list")
     parser.add_argument("--ops", help="kernels to check and sweep, a comma list; those with quantised weights, or all")
     parser.add_argument("--model", default="qwen2.5-7b")
     parser.add_argument("--weights", default="bf16", choices=FORMATS)
@@ -287,8 +285,6 @@ def main() -> None:
     wanted, ops = choices(workload, options.sections, options.ops)
     if unknown := set(wanted) - set(SECTIONS):
         parser.error(f"unknown sections {sorted(unknown)}; allowed: {', '.join(SECTIONS)}")
-    if "join" in wanted and options.weights != "bf16":
-        parser.error(f"the section join needs bf16 weights, not {options.weights}")
     options.out.mkdir(parents=True, exist_ok=True)
     study = Study(options.out, options.budget_seconds, options.model, ops, workload)
     study.say(json.dumps(study.results["device"]))
@@ -301,7 +297,6 @@ def main() -> None:
     work = {
         "accuracy": lambda: check_accuracy(study, "default", study.shapes),
         "kernels": lambda: study_kernels(study),
-        "join": lambda: study_join(study),
         "step": lambda: time_step(study),
     }
     for name in SECTIONS[1:]:

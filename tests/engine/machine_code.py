@@ -9,9 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import triton
@@ -19,14 +17,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from memfloor.engine.cuda.calls import KernelCall
-from memfloor.engine.cuda.launch_shapes import CombineProjectionShape, default_shapes
+from memfloor.engine.cuda.launch_shapes import default_shapes
 from memfloor.engine.cuda.model import DecodeModel
 from memfloor.engine.cuda.weights import pack_weights
 from memfloor.floor import projections
 from memfloor.spec import ModelSpec, load_model
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
-COMBINED = CombineProjectionShape(block_n=128, block_d=64, warps=4)
 TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int32: "*i32"}
 
 
@@ -49,7 +46,7 @@ def hf_shapes(spec: ModelSpec) -> dict[str, torch.Tensor]:
 def step_calls(pdl: int, weights_format: str = "bf16") -> dict[str, KernelCall]:
     """Return the calls of the last layer and the output of the model's step.
 
-    Of bf16 weights with both kinds of O projection; of quantised ones only the calls that read them.
+    Of quantised weights only the calls that read them.
     """
     spec = load_model("qwen2.5-7b").model_copy(update={"num_hidden_layers": 1})
     weights = pack_weights(spec, hf_shapes(spec), torch.device("meta"), weights_format, weights_format)
@@ -59,8 +56,7 @@ def step_calls(pdl: int, weights_format: str = "bf16") -> dict[str, KernelCall]:
     calls = dict(zip(names, model.plan.calls, strict=True)) | {"embed": model.embed}
     if weights_format != "bf16":
         return {name: call for name, call in calls.items() if "DOT" in call.constants}
-    combined = DecodeModel(spec, weights, 2560, replace(shapes, o_proj=COMBINED), pdl)
-    return calls | {call.op: call for call in combined.plan.calls if call.op == "combine_projection"}
+    return calls
 
 
 def weights_per_lane(call: KernelCall) -> float:
@@ -69,8 +65,8 @@ def weights_per_lane(call: KernelCall) -> float:
     return rows * call.constants["K"] / (call.programs * call.warps * 32)
 
 
-def compile_call(call: KernelCall, capability: int) -> Any:
-    """Return a call's compiled kernel."""
+def compile_call(call: KernelCall, capability: int) -> bytes:
+    """Return the machine code of a call."""
     names = call.kernel.arg_names
     pointers, constants = names[: len(call.args)], names[len(call.args) :]
     signature = {name: TYPES[tensor.dtype] for name, tensor in zip(pointers, call.args, strict=True)}
@@ -80,13 +76,13 @@ def compile_call(call: KernelCall, capability: int) -> Any:
         {name: call.constants[name] for name in constants},
         {(index,): [["tt.divisibility", 16]] for index in range(len(pointers))},
     )
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=call.options())
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=call.options()).asm["cubin"]
 
 
-def facts(kernel: Any) -> dict[str, object]:
-    """Return registers, stack and shared bytes, and the memory instructions before and after the dependency wait."""
+def facts(cubin: bytes) -> dict[str, object]:
+    """Return registers, stack bytes, and the memory instructions before and after the dependency wait."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(kernel.asm["cubin"])
+        file.write(cubin)
         file.flush()
         usage = run("cuobjdump", "-res-usage", file.name)
         code = run("nvdisasm", "-c", file.name)
@@ -97,7 +93,6 @@ def facts(kernel: Any) -> dict[str, object]:
     return {
         "registers": int(registers),
         "stack_bytes": int(stack) + int(local),
-        "shared_bytes": kernel.metadata.shared,
         "before_wait": instructions[:wait] if wait is not None else [],
         "after_wait": instructions[wait + 1 :] if wait is not None else instructions,
         "opcodes": opcodes,

@@ -5,13 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from memfloor.engine.cuda.launch_shapes import (
-    AttentionShape,
-    CombineProjectionShape,
-    LaunchShapes,
-    ProjectionShape,
-    RowShape,
-)
+from memfloor.engine.cuda.launch_shapes import AttentionShape, LaunchShapes, ProjectionShape, RowShape
 from memfloor.engine.cuda.matrix import FORMATS
 from memfloor.engine.cuda.model import DecodeModel
 from memfloor.engine.cuda.weights import ModelWeights, pack_weights, random_weights
@@ -32,8 +26,6 @@ SHAPES = LaunchShapes(
     down_proj=ProjectionShape(256, 256, 1, 1),
     head=RowShape(128, 1),
 )
-COMBINED = replace(SHAPES, o_proj=CombineProjectionShape(128, 32, 1))
-both_o_projections = pytest.mark.parametrize("shapes", [SHAPES, COMBINED], ids=["projection", "combine_projection"])
 TINY = {
     "hidden_size": 256,
     "intermediate_size": 320,
@@ -76,8 +68,8 @@ def quantized(weights: str, head: str) -> tuple[ModelSpec, ModelWeights]:
     return spec, random_weights(spec, CPU, 3, weights, head)
 
 
-def decoder_of(tiny: tuple[ModelSpec, ModelWeights], shapes: LaunchShapes = SHAPES) -> Decoder:
-    return Decoder(DecodeModel(*tiny, 20, shapes, 0), "eager")
+def decoder_of(tiny: tuple[ModelSpec, ModelWeights]) -> Decoder:
+    return Decoder(DecodeModel(*tiny, 20, SHAPES, 0), "eager")
 
 
 def bytes_read(model: DecodeModel) -> int:
@@ -102,10 +94,9 @@ def test_a_tiny_model_decodes_as_transformers_does(family):
     assert decoder.tokens(0, STEPS) == tokens[1:]
 
 
-@both_o_projections
-def test_the_reference_step_agrees_with_the_kernels(tiny, shapes):
+def test_the_reference_step_agrees_with_the_kernels(tiny):
     spec, weights = tiny
-    decoder = decoder_of(tiny, shapes)
+    decoder = decoder_of(tiny)
     model = decoder.model
     model.cache.normal_(generator=torch.Generator().manual_seed(0))
     want = reference_logits(spec, weights, model.cache, model.rope, 9, 17)
@@ -114,10 +105,9 @@ def test_the_reference_step_agrees_with_the_kernels(tiny, shapes):
     assert (model.logits - want).norm() / want.norm() < 2e-2
 
 
-@both_o_projections
-def test_the_same_steps_give_the_same_bits(tiny, shapes):
+def test_the_same_steps_give_the_same_bits(tiny):
     results = []
-    decoder = decoder_of(tiny, shapes)
+    decoder = decoder_of(tiny)
     for _ in range(2):
         decoder.start(11, 3)
         decoder.step()
@@ -167,10 +157,9 @@ def test_a_quantised_step_agrees_with_float32_over_dequantised_weights(weights, 
     assert (model.facts()["weights_format"], model.facts()["head_format"]) == (weights, head)
 
 
-@both_o_projections
-def test_the_tensors_a_step_reads_add_up_to_the_floor(tiny, shapes):
+def test_the_tensors_a_step_reads_add_up_to_the_floor(tiny):
     spec, _ = tiny
-    read = bytes_read(decoder_of(tiny, shapes).model)
+    read = bytes_read(decoder_of(tiny).model)
     traffic = step_traffic(spec, Workload.of(16))
     assert read == traffic.total_bytes - traffic.kv_read - traffic.kv_write
 
@@ -188,9 +177,3 @@ def test_what_a_quantised_step_reads_adds_up_to_the_floor_of_its_formats(weights
 def test_six_kernels_per_layer(tiny):
     counts = decoder_of(tiny).model.plan.counts()
     assert counts == {"qkv": 1, "attention": 1, "combine": 1, "projection": 2, "gate_up": 1, "head": 1, "sample": 1}
-
-
-def test_five_kernels_per_layer_if_the_o_projection_joins_the_splits(tiny):
-    counts = decoder_of(tiny, COMBINED).model.plan.counts()
-    assert counts.pop("combine_projection") == 1
-    assert counts == {"qkv": 1, "attention": 1, "projection": 1, "gate_up": 1, "head": 1, "sample": 1}

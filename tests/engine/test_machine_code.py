@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-MATRIX_KERNELS = ("qkv", "o_proj", "gate_up", "down_proj", "head", "combine_projection")
+MATRIX_KERNELS = ("qkv", "o_proj", "gate_up", "down_proj", "head")
 KERNELS = (*MATRIX_KERNELS, "attention", "combine", "sample", "embed")
 OFF, FLAGS, PRELOAD = 0, 1, 2
 QUANTISED = ("int8", "fp8", "int4-g128")
-QUANTISED_KERNELS = ("qkv", "o_proj", "gate_up", "down_proj", "head")
 
 
 def compiled(capability: int, pdl: int, *formats: str) -> dict:
@@ -55,7 +54,7 @@ def test_nothing_spills(name, capability, pdl):
     assert compiled(capability, pdl)[name]["stack_bytes"] == 0
 
 
-@pytest.mark.parametrize("name", [name for name in MATRIX_KERNELS if name != "combine_projection"])
+@pytest.mark.parametrize("name", MATRIX_KERNELS)
 def test_preload_issues_the_first_weights_and_nothing_else_before_the_wait(name):
     code = compiled(90, PRELOAD)[name]
     assert loads(code["before_wait"]) == weight_loads(code["before_wait"]) != []
@@ -63,21 +62,6 @@ def test_preload_issues_the_first_weights_and_nothing_else_before_the_wait(name)
     later_blocks = {"o_proj": 3, "down_proj": 1}.get(name, 0)
     assert len(weight_loads(code["after_wait"])) == later_blocks * len(weight_loads(code["before_wait"]))
     assert loads(code["after_wait"])
-
-
-def test_combine_projection_loads_the_position_and_all_weights_before_the_wait_and_splits_after_it():
-    code = compiled(90, PRELOAD)["combine_projection"]
-    assert len(loads(code["before_wait"])) == 1 + len(weight_loads(code["before_wait"]))
-    # 128 rows of 128 numbers by 128 lanes.
-    assert len(weight_loads(code["before_wait"])) == 16
-    assert not weight_loads(code["after_wait"])
-    # 40 splits' partials for the join, a row by each warp, and 28 heads' products for the sum.
-    assert len([load for load in loads(code["after_wait"]) if ".128" in load]) == 10 + 7
-
-
-def test_combine_projection_brings_the_partials_to_the_weights_and_not_the_weights_to_the_partials():
-    # The weights would take 32 KiB of shared memory.
-    assert compiled(90, PRELOAD)["combine_projection"]["shared_bytes"] < 8192
 
 
 def test_attention_loads_past_slots_before_the_wait_and_heads_after_it():
@@ -103,7 +87,7 @@ def test_nothing_is_written_before_the_wait_and_dependents_are_released(name, pd
 ON_TENSOR_CORES = [
     (name, weights)
     for weights in QUANTISED
-    for name in QUANTISED_KERNELS
+    for name in MATRIX_KERNELS
     if weights == "int4-g128" or name not in ("qkv", "gate_up")
 ]
 
@@ -134,7 +118,7 @@ def test_a_multiprocessor_can_issue_as_fast_as_its_share_of_memory_brings_weight
     assert instructions / code["weights_per_lane"] < 0.85 * 128 / 20.3 * (0.5 if weights == "int4-g128" else 1.0)
 
 
-@pytest.mark.parametrize("name", QUANTISED_KERNELS)
+@pytest.mark.parametrize("name", MATRIX_KERNELS)
 @pytest.mark.parametrize("weights", QUANTISED)
 def test_the_first_quantised_weights_and_their_scales_are_loaded_before_the_wait(weights, name):
     code = compiled(90, PRELOAD, weights)[name]

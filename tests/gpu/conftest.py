@@ -6,7 +6,6 @@ The tests of `tests/engine` switch their process to Triton's interpreter, so the
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,20 +38,10 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
     return SkippedModule.from_parent(parent, path=module_path)
 
 
-@dataclass(frozen=True)
-class Way:
-    """One way to launch a step: how launches overlap, and whether the O projection joins attention's splits."""
-
-    pdl: str
-    joins: bool
-
-
-WAYS = [Way(pdl, joins) for pdl in ("off", "flags", "preload") for joins in (False, True)]
-
-
-@pytest.fixture(params=WAYS, ids=lambda way: way.pdl + "-joins" * way.joins)
-def way(request) -> Way:
-    if request.param.pdl != "off" and torch.cuda.get_device_capability() < (9, 0):
+@pytest.fixture(params=["off", "flags", "preload"])
+def pdl(request) -> str:
+    """How launches of a step overlap."""
+    if request.param != "off" and torch.cuda.get_device_capability() < (9, 0):
         pytest.skip("dependent launch needs compute capability 9.0")
     return request.param
 
@@ -70,12 +59,11 @@ def cut(name: str, layers: int) -> Any:
     return load_model(name).model_copy(update={"num_hidden_layers": layers})
 
 
-def shapes_of(spec: Any, joins: bool) -> Any:
-    from memfloor.engine.cuda.launch_shapes import CombineProjectionShape, default_shapes
+def shapes_of(spec: Any) -> Any:
+    from memfloor.engine.cuda.launch_shapes import default_shapes
 
     sms = torch.cuda.get_device_properties("cuda").multi_processor_count
-    shapes = default_shapes(spec.hidden_size, spec.num_key_value_heads, sms)
-    return replace(shapes, o_proj=CombineProjectionShape(128, 64, 4)) if joins else shapes
+    return default_shapes(spec.hidden_size, spec.num_key_value_heads, sms)
 
 
 @pytest.fixture(scope="session")
@@ -92,15 +80,15 @@ def fill() -> Callable[[torch.Tensor], None]:
 
 
 @pytest.fixture(scope="session")
-def build(fill) -> Callable[[str, int, str, bool], Any]:
+def build(fill) -> Callable[[str, int, str], Any]:
     """Build a full-size model of a few layers; the same weights and cache each time."""
 
-    def model_of(name: str, layers: int, pdl: str, joins: bool) -> Any:
+    def model_of(name: str, layers: int, pdl: str) -> Any:
         from memfloor.engine.cuda.model import DecodeModel
         from memfloor.engine.kernels.dependency import MODES
 
         spec = cut(name, layers)
-        model = DecodeModel(spec, weights_of(name, layers), MAX_LEN, shapes_of(spec, joins), MODES[pdl])
+        model = DecodeModel(spec, weights_of(name, layers), MAX_LEN, shapes_of(spec), MODES[pdl])
         fill(model.cache)
         return model
 

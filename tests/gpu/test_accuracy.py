@@ -10,8 +10,8 @@ pytestmark = pytest.mark.gpu
 
 @pytest.mark.parametrize("position", [0, 63, 64, 2048])
 @pytest.mark.parametrize(("name", "layers"), [("qwen2.5-7b", 1), ("qwen2.5-7b", 2), ("qwen3-8b", 1)])
-def test_logits_agree_with_float32(build, name, layers, position, way):
-    model = build(name, layers, way.pdl, way.joins)
+def test_logits_agree_with_float32(build, name, layers, position, pdl):
+    model = build(name, layers, pdl)
     want = reference_logits(model.spec, model.weights, model.cache, model.rope, 77, position)
     decoder = Decoder(model, "eager")
     decoder.start(77, position)

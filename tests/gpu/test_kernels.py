@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from memfloor.engine.cuda.model import DecodeModel
-from memfloor.engine.kernels.attention.reference import attention
-from memfloor.engine.kernels.combine_projection.reference import combine, combine_projection
+from memfloor.engine.kernels.attention.reference import attention, combine
 from memfloor.engine.kernels.embed.reference import embed
 from memfloor.engine.kernels.gate_up.reference import gate_up
 from memfloor.engine.kernels.head.reference import head
@@ -57,16 +56,9 @@ class Walk:
         assert relative_error(combine(*self.partials()), attended.flatten()) < BF16_STEP
         assert relative_error(cache[0, :, self.position], key) < BF16_STEP
         assert relative_error(cache[1, :, self.position], value) < BF16_STEP
-        if "combine" in model.plan.counts():
-            self.launch("combine")
-            assert relative_error(model.attended, combine(*self.partials())) < BF16_STEP
-            self.projection(model.attended, layer.o_proj, layer.post_norm, model.o_sums)
-            return
-        partial, maxima, sums, used = self.partials()
-        rest = (layer.o_proj, layer.o_bias, model.residual.clone(), layer.post_norm)
-        want = combine_projection((partial, maxima, sums), used, *rest)
-        self.launch("combine_projection")
-        self.assert_residual_is(want, model.o_sums, SUM_BOUND)
+        self.launch("combine")
+        assert relative_error(model.attended, combine(*self.partials())) < BF16_STEP
+        self.projection(model.attended, layer.o_proj, layer.post_norm, model.o_sums)
 
     def partials(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
         """Return attention's partials, maxima and sums, and how many splits hold slots."""
@@ -106,8 +98,8 @@ class Walk:
 
 
 @pytest.mark.parametrize("position", [0, 64, 2111])
-def test_every_kernel_gives_what_its_reference_gives(build, way, position):
-    walk = Walk(build("qwen2.5-7b", 1, way.pdl, way.joins), position)
+def test_every_kernel_gives_what_its_reference_gives(build, pdl, position):
+    walk = Walk(build("qwen2.5-7b", 1, pdl), position)
     walk.embed()
     walk.qkv()
     walk.attention_and_o_proj()

@@ -29,14 +29,14 @@ def assert_same_bits(got: Outcome, want: Outcome) -> None:
 
 
 @pytest.mark.parametrize(("launch", "steps_per_issue"), [("eager", 1), ("graph", 1), ("graph", 8)])
-def test_every_launch_gives_the_bits_of_eager_without_overlap(build, way, launch, steps_per_issue):
-    want = outcome(Decoder(build(NAME, LAYERS, "off", way.joins), "eager"), 2000, 32)
-    got = outcome(Decoder(build(NAME, LAYERS, way.pdl, way.joins), launch, steps_per_issue), 2000, 32)
+def test_every_launch_gives_the_bits_of_eager_without_overlap(build, pdl, launch, steps_per_issue):
+    want = outcome(Decoder(build(NAME, LAYERS, "off"), "eager"), 2000, 32)
+    got = outcome(Decoder(build(NAME, LAYERS, pdl), launch, steps_per_issue), 2000, 32)
     assert_same_bits(got, want)
 
 
-def test_a_graph_captured_at_position_10_serves_position_2000(build, fill, way):
-    model = build(NAME, LAYERS, way.pdl, way.joins)
+def test_a_graph_captured_at_position_10_serves_position_2000(build, fill, pdl):
+    model = build(NAME, LAYERS, pdl)
     model.start(77, 10)
     # Compiles every kernel.
     model.plan.issue()
@@ -48,13 +48,13 @@ def test_a_graph_captured_at_position_10_serves_position_2000(build, fill, way):
     for _ in range(8):
         captured.issue()
     got = model.ring()[2000:2008], model.logits, model.cache
-    fresh = Decoder(build(NAME, LAYERS, way.pdl, way.joins), "graph")
+    fresh = Decoder(build(NAME, LAYERS, pdl), "graph")
     assert_same_bits(got, outcome(fresh, 2000, 8))
 
 
 @pytest.mark.parametrize("launch", ["eager", "graph"])
-def test_work_of_others_at_random_times_changes_no_bit(build, fill, way, launch):
-    decoder = Decoder(build(NAME, LAYERS, way.pdl, way.joins), launch)
+def test_work_of_others_at_random_times_changes_no_bit(build, fill, pdl, launch):
+    decoder = Decoder(build(NAME, LAYERS, pdl), launch)
     want = outcome(decoder, 2000, 200)
     fill(decoder.model.cache)
     neighbour = Neighbour(seed=5)

@@ -5,7 +5,7 @@ import torch
 
 from memfloor.engine.cuda import calls
 from memfloor.engine.cuda.launch_shapes import AttentionShape
-from memfloor.engine.kernels.attention.reference import attention
+from memfloor.engine.kernels.attention.reference import attention, combine
 from memfloor.engine.kernels.embed.reference import embed
 from memfloor.engine.kernels.sample.reference import sample
 from memfloor.engine.kernels.stream.reference import stream
@@ -54,6 +54,17 @@ def test_attention_matches_its_reference_and_appends(position, normed):
     torch.testing.assert_close(cache[1, :, position].float(), value, rtol=BF16_STEP, atol=1e-6)
     before[:, :, position] = cache[:, :, position]
     assert torch.equal(cache, before)
+
+
+def test_the_reference_combines_splits_into_the_softmax_over_all_slots():
+    scores, values = numbers(HEADS, 24) * 3, numbers(HEADS, 24, HEAD_DIM)
+    want = torch.softmax(scores, dim=1)[:, None] @ values
+    parts, splits = (scores * 1.4426950408889634).view(HEADS, 3, 8), values.view(HEADS, 3, 8, HEAD_DIM)
+    maxima = parts.amax(dim=2)
+    weights = torch.exp2(parts - maxima[..., None])
+    partial = (weights[..., None] * splits).sum(dim=2)
+    got = combine(partial, maxima, weights.sum(dim=2), 3)
+    torch.testing.assert_close(got, want.flatten())
 
 
 def step_input(token: int, position: int, hidden: int) -> calls.StepInput:

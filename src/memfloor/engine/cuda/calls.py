@@ -10,16 +10,9 @@ import torch
 import triton
 import triton.language as tl
 
-from memfloor.engine.cuda.launch_shapes import (
-    AttentionShape,
-    CombineProjectionShape,
-    ProjectionShape,
-    RowShape,
-    next_power_of_two,
-)
+from memfloor.engine.cuda.launch_shapes import AttentionShape, ProjectionShape, RowShape, next_power_of_two
 from memfloor.engine.cuda.matrix import Matrix, format_name
 from memfloor.engine.kernels.attention.triton import attention_kernel, combine_kernel
-from memfloor.engine.kernels.combine_projection.triton import combine_projection_kernel
 from memfloor.engine.kernels.embed.triton import embed_kernel
 from memfloor.engine.kernels.gate_up.triton import gate_up_kernel
 from memfloor.engine.kernels.head.triton import head_kernel
@@ -33,8 +26,6 @@ Tensor = torch.Tensor
 DOT_TYPE = tl.float32 if triton.knobs.runtime.interpret else tl.bfloat16
 COMBINE_WARPS = 4
 SAMPLE_CHUNK = 4096
-# Splits joined at a time: more would take registers that should hold weights.
-JOIN_CHUNK = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,65 +246,6 @@ def attention_calls(
     common["BLOCK_SPLITS"] = next_power_of_two(common["SPLITS"])
     combine = KernelCall("combine", combine_kernel, heads, (position, *scratch, out), common, COMBINE_WARPS, ())
     return [attend, combine]
-
-
-def combine_projection_call(
-    position: Tensor,
-    attended: tuple[Tensor, Tensor, Tensor],
-    w: Tensor,
-    bias: Tensor | None,
-    residual: Tensor,
-    norm_weight: Tensor,
-    normed: Tensor,
-    sums: Tensor,
-    products: Tensor,
-    ticket: Tensor,
-    *,
-    attention: AttentionShape,
-    max_len: int,
-    shape: CombineProjectionShape,
-    pdl: int,
-) -> KernelCall:
-    """Join the splits of attention and add w [N, H * D] x [H * D] + bias [N] to the residual [N].
-
-    Args:
-        position: int32 [1].
-        attended: The scratch of `attention_calls`.
-        w: O projection.
-        bias: Of the same, or None.
-        residual: float32, replaced.
-        norm_weight: Weight of the next norm [N].
-        normed: The new residual times that weight [N].
-        sums: Sum of squares of the residual per row tile.
-        products: Scratch, float32 [H * N].
-        ticket: Zeros, int32 per row tile.
-        attention: How attention was cut.
-        max_len: Slots of the cache.
-        shape: Launch shape.
-        pdl: Mode of programmatic dependent launch.
-    """
-    rows, columns = w.shape
-    splits = attention.splits(max_len)
-    heads = attended[1].numel() // splits
-    head_dim = columns // heads
-    constants = {
-        "N": rows,
-        "HEADS": heads,
-        "BLOCK_HEADS": next_power_of_two(heads),
-        "D": head_dim,
-        "HAS_BIAS": bias is not None,
-        "BLOCK_S": attention.block_s,
-        "SPLITS": splits,
-        "CHUNK": min(JOIN_CHUNK, next_power_of_two(splits)),
-        "BLOCK_N": shape.block_n,
-        "BLOCK_D": min(shape.block_d, head_dim),
-        "PDL": pdl,
-    }
-    outputs = (residual, norm_weight, normed, sums, products, ticket)
-    args = (position, *attended, w, w if bias is None else bias, *outputs)
-    programs = shape.tiles(rows) * heads
-    reads = _present(w, bias, norm_weight)
-    return KernelCall("combine_projection", combine_projection_kernel, programs, args, constants, shape.warps, reads)
 
 
 def embed_call(state: StepInput, table: Tensor, norm_weight: Tensor, rope: tuple[Tensor, Tensor]) -> KernelCall:

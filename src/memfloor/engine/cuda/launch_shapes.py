@@ -76,25 +76,6 @@ class ProjectionShape:
 
 
 @dataclass(frozen=True, slots=True)
-class CombineProjectionShape:
-    """Cut the O projection over rows and heads, each program joining its head's splits of attention itself.
-
-    Attributes:
-        block_n: Rows per program.
-        block_d: Neighbouring columns that lanes share; the other columns of a row lie in the same lanes.
-        warps: Warps per program.
-    """
-
-    block_n: int
-    block_d: int
-    warps: int
-
-    def tiles(self, rows: int) -> int:
-        """Return the number of row tiles."""
-        return -(-rows // self.block_n)
-
-
-@dataclass(frozen=True, slots=True)
 class AttentionShape:
     """Cut attention over KV slots.
 
@@ -115,15 +96,11 @@ class AttentionShape:
 
 @dataclass(frozen=True, slots=True)
 class LaunchShapes:
-    """Hold the launch shape of every kernel of a step.
-
-    The kind of o_proj's shape chooses its kernel: a projection of what a launch of its own joined, or one
-    that joins the splits of attention itself.
-    """
+    """Hold the launch shape of every kernel of a step."""
 
     qkv: RowShape
     attention: AttentionShape
-    o_proj: ProjectionShape | CombineProjectionShape
+    o_proj: ProjectionShape
     gate_up: RowShape
     down_proj: ProjectionShape
     head: RowShape

@@ -8,7 +8,6 @@ from memfloor.engine.cuda.calls import (
     KernelCall,
     StepInput,
     attention_calls,
-    combine_projection_call,
     embed_call,
     gate_up_call,
     head_call,
@@ -18,13 +17,12 @@ from memfloor.engine.cuda.calls import (
 )
 from memfloor.engine.cuda.graph import CapturedPlan
 from memfloor.engine.cuda.kv_cache import allocate_cache
-from memfloor.engine.cuda.launch_shapes import CombineProjectionShape, LaunchShapes
-from memfloor.engine.cuda.matrix import PackedMatrix, format_name
+from memfloor.engine.cuda.launch_shapes import LaunchShapes, ProjectionShape
+from memfloor.engine.cuda.matrix import format_name
 from memfloor.engine.cuda.weights import LayerWeights, ModelWeights
 from memfloor.engine.kernels.dependency import MODES
 from memfloor.engine.plan import RING_LEN, Plan
 from memfloor.engine.rope import rope_table
-from memfloor.errors import UsageError
 from memfloor.spec import ModelSpec
 
 PDL_NAMES = {mode: name for name, mode in MODES.items()}
@@ -113,18 +111,17 @@ class DecodeModel:
             self._float32(rows),
             self._float32(rows),
         )
-        heads, o_proj, down_proj = spec.num_attention_heads, shapes.o_proj, shapes.down_proj
-        # One product per head, or one per split of K.
-        o_splits = heads if isinstance(o_proj, CombineProjectionShape) else o_proj.splits(heads * spec.head_dim)
-        self.o_sums, self.o_scratch = self._projection_scratch(o_proj.block_n, o_splits)
-        down_splits = down_proj.splits(spec.intermediate_size)
-        self.down_sums, self.down_scratch = self._projection_scratch(down_proj.block_n, down_splits)
+        query = spec.num_attention_heads * spec.head_dim
+        self.o_sums, self.o_scratch = self._projection_scratch(shapes.o_proj, query)
+        self.down_sums, self.down_scratch = self._projection_scratch(shapes.down_proj, spec.intermediate_size)
         programs = shapes.head.programs(spec.vocab_size)
         self.best_value, self.best_token = self._float32(programs), self._int32(programs)
 
-    def _projection_scratch(self, block_n: int, splits: int) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-        tiles = -(-self.spec.hidden_size // block_n)
-        partial = self._float32(splits * self.spec.hidden_size)
+    def _projection_scratch(
+        self, shape: ProjectionShape, columns: int
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        tiles = -(-self.spec.hidden_size // shape.block_n)
+        partial = self._float32(shape.splits(columns) * self.spec.hidden_size)
         return self._float32(tiles), (partial, self._int32(tiles))
 
     def _calls(self) -> list[KernelCall]:
@@ -148,7 +145,7 @@ class DecodeModel:
             shape=shapes.qkv,
             pdl=self.pdl,
         )
-        attend, combine = attention_calls(
+        attention = attention_calls(
             self.qkv,
             self.position,
             self.input.rope_row,
@@ -160,8 +157,6 @@ class DecodeModel:
             shape=shapes.attention,
             pdl=self.pdl,
         )
-        if isinstance(shapes.o_proj, CombineProjectionShape):
-            return [qkv, attend, self._combine_projection_call(layer, shapes.o_proj)]
         o_proj = projection_call(
             self.attended,
             layer.o_proj,
@@ -174,26 +169,7 @@ class DecodeModel:
             shape=shapes.o_proj,
             pdl=self.pdl,
         )
-        return [qkv, attend, combine, o_proj]
-
-    def _combine_projection_call(self, layer: LayerWeights, shape: CombineProjectionShape) -> KernelCall:
-        if isinstance(layer.o_proj, PackedMatrix):
-            raise UsageError(f"the O projection joins splits with bf16 weights only, not {layer.o_proj.format}")
-        return combine_projection_call(
-            self.position,
-            self.attention_scratch,
-            layer.o_proj,
-            layer.o_bias,
-            self.residual,
-            layer.post_norm,
-            self.normed,
-            self.o_sums,
-            *self.o_scratch,
-            attention=self.shapes.attention,
-            max_len=self.max_len,
-            shape=shape,
-            pdl=self.pdl,
-        )
+        return [qkv, *attention, o_proj]
 
     def _mlp_calls(self, layer: LayerWeights, next_norm: torch.Tensor) -> list[KernelCall]:
         gate_up = gate_up_call(

@@ -1,4 +1,4 @@
-"""The truth of the attention kernel."""
+"""The truth of the attention kernel and of the one that joins its splits."""
 
 import torch
 
@@ -47,3 +47,17 @@ def attention(
     grouped = q.view(kv_heads, -1, head_dim)
     weights = torch.softmax(grouped @ keys.transpose(1, 2) / head_dim**0.5, dim=-1)
     return (weights @ values).view(-1, head_dim), k, v
+
+
+def combine(partial: torch.Tensor, maxima: torch.Tensor, sums: torch.Tensor, used: int) -> torch.Tensor:
+    """Return the attention [H * D], float32, of the first `used` splits.
+
+    Args:
+        partial: Sums of weighted values, each over its split [H, splits, D].
+        maxima: Greatest score of each split, times log2(e) [H, splits].
+        sums: Sum of weights of each split [H, splits].
+        used: Splits that hold slots, 1 or more; what the others hold does not count.
+    """
+    weights = torch.exp2(maxima[:, :used] - maxima[:, :used].amax(dim=1, keepdim=True))
+    total = (sums[:, :used] * weights).sum(dim=1, keepdim=True)
+    return ((partial[:, :used] * weights[..., None]).sum(dim=1) / total).flatten()

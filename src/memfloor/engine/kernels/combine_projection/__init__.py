@@ -1,1 +1,0 @@
-"""The join of attention's splits and the O projection onto the residual stream, in one launch."""
