@@ -8,7 +8,10 @@ BIN := .venv/bin
 comma := ,
 STAMP := .venv/installed
 
-.PHONY: report test check bench-cpu Configures and builds the native tests in a folder of build/, with options for CMake. build_native_tests = cmake -S -B build/$(1) -DMEMFLOOR_NATIVE_TESTS=ON $(2) && --build --parallel $(shell nproc) .PHONY: test-native sanitize test-arm clean
+# Configures and builds the native tests in a folder of build/, with options for CMake.
+build_native_tests = cmake -S native -B build/$(1) -DMEMFLOOR_NATIVE_TESTS=ON $(2) && cmake --build build/$(1) --parallel $(shell nproc)
+
+.PHONY: report test test-native sanitize test-arm check bench-cpu clean
 
 report: $(STAMP)
 	$(BIN)/memfloor study --out $(RUNS)
