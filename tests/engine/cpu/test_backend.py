@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 
 from memfloor.engine.cpu.backend import build, cell_reason
@@ -38,7 +39,6 @@ def test_every_catalogued_model_has_a_path(cell, name, weights):
         ({"weights": "nf4"}, "weights nf4 are not bf16, int8, int4-g128, int4-g32"),
         ({"head": "fp16"}, "head fp16 is not bf16, int8, int4-g128, int4-g32"),
         ({"kv": "fp8"}, "KV format fp8 is not bf16 or int8"),
-        ({"prefill": True}, "a real prefill is not supported"),
     ],
 )
 def test_a_cell_beyond_the_engine_is_refused_with_its_reason(cell, changes, reason):
@@ -131,6 +131,23 @@ def test_the_seed_decides_weights_and_cache(cell):
 
     assert tokens(1) == tokens(1)
     assert tokens(1) != tokens(2)
+
+
+@pytest.mark.parametrize("weights", ["bf16", "int4-g32"])
+def test_a_prefilled_cache_is_that_of_the_same_tokens_decoded(tiny, cpu_model, weights):
+    prompt = [7, 300, 0, 21, 7, 90]
+    model, stepped = (cpu_model(tiny("qwen3"), weights=weights, threads=2) for _ in range(2))
+    model.prefill(prompt)
+    decoder = Decoder(stepped, "eager")
+    for position, token in enumerate(prompt):
+        decoder.start(token, position)
+        decoder.step()
+    for one in (model, stepped):
+        last = Decoder(one, "graph", 5)
+        last.start(33, len(prompt))
+        last.step()
+    assert model.ring()[6:11] == stepped.ring()[6:11]
+    assert np.array_equal(model.native_step.logits, stepped.native_step.logits)
 
 
 def test_a_decode_binds_its_thread_to_the_first_of_its_processors(cell):

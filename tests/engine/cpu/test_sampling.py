@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from memfloor.engine.decode import Decoder
+from memfloor.errors import UsageError
 
 STEPS = 40
 
@@ -14,7 +15,7 @@ def decode(tiny, cpu_model):
     model = cpu_model(tiny())
 
     def tokens(*sampling, steps_per_issue=1):
-        model.native_step.set_sampling(*(sampling or (0.0, 1.0, 0)))
+        model.sample_with(*(sampling or (0.0,)))
         decoder = Decoder(model, "graph", steps_per_issue)
         decoder.start(3, 0)
         for _ in range(STEPS // steps_per_issue):
@@ -33,7 +34,7 @@ def draws(tiny, cpu_model):
     def draw(temperature, top_p, count):
         tokens = []
         for seed in range(count):
-            step.set_sampling(temperature, top_p, seed)
+            model.sample_with(temperature, top_p, seed)
             model.start(3, 0)
             step.run_all(1)
             tokens.append(step.token)
@@ -51,7 +52,7 @@ def test_at_temperature_zero_the_likeliest_token_is_taken(decode):
     assert decode(0.0, 0.5, 9) == decode()
 
 
-@pytest.mark.parametrize("top_p", [0.0, 1e-6])
+@pytest.mark.parametrize("top_p", [1e-30, 1e-6])
 def test_a_tiny_nucleus_is_the_likeliest_token(decode, top_p):
     assert decode(1.5, top_p, 9) == decode()
 
@@ -94,3 +95,19 @@ def test_no_token_is_drawn_outside_the_nucleus_and_every_likely_one_inside(draws
     # Likely enough to be missed once in 10^8 times.
     certain = share[:size] / share[:size].sum() * 2000 > 18
     assert (drawn[order[:size]][certain] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "message"),
+    [
+        (-1.0, 1.0, "temperature must be 0 or more and finite, not -1.0"),
+        (float("inf"), 1.0, "temperature must be 0 or more and finite, not inf"),
+        (float("nan"), 1.0, "temperature must be 0 or more and finite, not nan"),
+        (1.0, 0.0, "top_p must be above 0 and at most 1, not 0.0"),
+        (1.0, 1.5, "top_p must be above 0 and at most 1, not 1.5"),
+        (1.0, float("nan"), "top_p must be above 0 and at most 1, not nan"),
+    ],
+)
+def test_a_way_of_drawing_that_is_none_is_refused(tiny, cpu_model, temperature, top_p, message):
+    with pytest.raises(UsageError, match=message):
+        cpu_model(tiny()).sample_with(temperature, top_p)

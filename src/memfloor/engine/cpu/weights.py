@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from memfloor.engine.cpu.native import native
-from memfloor.engine.tensors import Bits, TensorSource
+from memfloor.engine.tensors import Bits, Rows, TensorSource
 from memfloor.floor import projections
 from memfloor.spec import ModelSpec, Workload
 
 # Rows are handed to the packing threads in pieces of about this size, little beside any model worth decoding.
-PIECE_BYTES = 8 * 2**20
+PIECE_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +139,13 @@ class Packer:
         piece = max(1, PIECE_BYTES // (2 * matrix.columns))
         for begin in range(0, height, piece):
             rows = self.source.rows(name, begin, min(begin + piece, height))
-            write = matrix.write_bf16 if rows.dtype == np.uint16 else matrix.write_float
-            write(rows, first + begin * step, step, self.pool)
+            self._write_rows(matrix, rows, first + begin * step, step)
+            # Before the next piece is read.
+            del rows
+
+    def _write_rows(self, matrix: Any, rows: Rows, first: int, step: int) -> None:
+        write = matrix.write_bf16 if rows.dtype == np.uint16 else matrix.write_float
+        write(rows, first, step, self.pool)
 
     def _joined(self, names: Sequence[str], present: bool) -> Bits | None:
         return np.concatenate([self.source.vector(f"{name}.bias") for name in names]) if present else None
