@@ -1,13 +1,14 @@
 """Write a model as a GGUF file, tensor by tensor, with random weights or with those of a checkpoint."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from memfloor.errors import UsageError
+from memfloor.engine.checkpoint import Checkpoint
+from memfloor.engine.tensors import to_float32
 from memfloor.floor import projections
 from memfloor.spec import ModelSpec
 
@@ -191,22 +192,15 @@ class CheckpointWeights:
     rows of Q and K are interleaved.
     """
 
-    def __init__(self, spec: ModelSpec, tensors: Mapping[str, Any]) -> None:
+    def __init__(self, spec: ModelSpec, checkpoint: Checkpoint) -> None:
         self._spec = spec
-        self._tensors = tensors
+        self._checkpoint = checkpoint
         self._paired = ARCHITECTURES[spec.model_type] == "LLAMA"
 
     def encode(self, tensor: TensorPlan) -> Array:
-        """Return the encoded tensor.
-
-        Raises:
-            UsageError: The checkpoint lacks it, or has it in another shape.
-        """
-        if tensor.name not in self._tensors:
-            raise UsageError(f"the checkpoint of {self._spec.name} lacks {tensor.name}")
-        numbers: Array = self._tensors[tensor.name].float().numpy()
-        if numbers.shape != tensor.shape:
-            raise UsageError(f"{tensor.name} is {numbers.shape} in the checkpoint, not {tensor.shape}")
+        """Return the encoded tensor."""
+        stored = self._checkpoint.rows(tensor.name, 0, tensor.shape[0])
+        numbers: Array = to_float32(stored.view(np.uint16)) if stored.dtype == np.uint16 else stored
         if self._paired and any(f".{name}." in tensor.name for name in ("q_proj", "k_proj")):
             halves = numbers.reshape(-1, 2, self._spec.head_dim // 2, *numbers.shape[1:])
             numbers = np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(tensor.shape)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from memfloor.engine.checkpoint import Checkpoint
 from memfloor.engine.cpu.native import allowed_cpus
 from memfloor.errors import UsageError
 from memfloor.floor import check_context
 from memfloor.record import Cell, ObservedPath
-from memfloor.runtimes.checkpoint import read_checkpoint
 from memfloor.runtimes.gguf_file import (
     ARCHITECTURES,
     GGUF_TYPES,
@@ -170,4 +170,4 @@ def _weights(request: DecodeRequest) -> Weights:
     cell = request.cell
     if cell.weights_from is None:
         return RandomWeights(request.seed)
-    return CheckpointWeights(cell.spec, read_checkpoint(Path(cell.weights_from)))
+    return CheckpointWeights(cell.spec, Checkpoint(Path(cell.weights_from), cell.spec))

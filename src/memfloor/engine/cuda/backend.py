@@ -5,13 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memfloor.engine.rope import rope_reason
-from memfloor.errors import UsageError
 from memfloor.record import Cell
 
 if TYPE_CHECKING:
     from memfloor.engine.cuda.model import DecodeModel
     from memfloor.engine.cuda.weights import ModelWeights
-    from memfloor.spec import ModelSpec
 
 # The oldest compute capability with bf16 arithmetic, and the first with programmatic dependent launch.
 BF16_CAPABILITY, PDL_CAPABILITY = (8, 0), (9, 0)
@@ -108,18 +106,11 @@ def _pdl_reason(cell: Cell) -> str | None:
 
 
 def _load_weights(cell: Cell, device: Any, seed: int) -> "ModelWeights":
-    from memfloor.engine.cuda.weights import pack_weights, random_weights
+    from memfloor.engine.checkpoint import Checkpoint
+    from memfloor.engine.cuda.weights import CheckpointTensors, pack_weights, random_weights
 
     formats = cell.workload.weights, cell.workload.head
     if cell.weights_from is None:
         return random_weights(cell.spec, device, seed, *formats)
-    return pack_weights(cell.spec, _checkpoint(Path(cell.weights_from), cell.spec), device, *formats)
-
-
-def _checkpoint(folder: Path, spec: "ModelSpec") -> dict[str, Any]:
-    from safetensors.torch import load_file
-
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise UsageError(f"{folder} holds no .safetensors of {spec.name}")
-    return {name: tensor for file in files for name, tensor in load_file(file).items()}
+    tensors = CheckpointTensors(Checkpoint(Path(cell.weights_from), cell.spec), cell.spec)
+    return pack_weights(cell.spec, tensors, device, *formats)

@@ -3,12 +3,15 @@
 Matrices are bf16 or packed; embedding, norms and biases are bf16 always.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
+import numpy as np
 import torch
 
+from memfloor.engine.checkpoint import Checkpoint
 from memfloor.engine.cuda.matrix import Matrix, quantize
+from memfloor.engine.tensors import expected_tensors
 from memfloor.floor import projections
 from memfloor.spec import ModelSpec
 
@@ -53,14 +56,34 @@ class ModelWeights:
     head: Matrix
 
 
+class Tensors(Protocol):
+    """Give tensors by name, as a state dict does."""
+
+    def __getitem__(self, name: str, /) -> torch.Tensor:
+        """Return a tensor."""
+
+
+class CheckpointTensors:
+    """Give the tensors of a checkpoint, each read when it is asked for, so that the host holds one at a time."""
+
+    def __init__(self, checkpoint: Checkpoint, spec: ModelSpec) -> None:
+        self._checkpoint, self._shapes = checkpoint, expected_tensors(spec)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """Return a tensor: bf16, or float32 where the file's numbers are wider."""
+        numbers = self._checkpoint.rows(name, 0, self._shapes[name][0])
+        tensor = torch.from_numpy(numbers)
+        return tensor.view(torch.bfloat16) if numbers.dtype == np.uint16 else tensor
+
+
 def pack_weights(
-    spec: ModelSpec, state: Mapping[str, torch.Tensor], device: torch.device, weights: str = "bf16", head: str = "bf16"
+    spec: ModelSpec, state: Tensors, device: torch.device, weights: str = "bf16", head: str = "bf16"
 ) -> ModelWeights:
     """Pack a state dict with Hugging Face names on a device.
 
     Args:
         spec: The model; decides which biases and norms are expected.
-        state: Tensors named as in `model.layers.0.self_attn.q_proj.weight`.
+        state: Gives tensors by their names, as in `model.layers.0.self_attn.q_proj.weight`.
         device: Where the packed weights go.
         weights: Format of the attention and MLP matrices.
         head: Format of the output head.
@@ -76,9 +99,7 @@ def pack_weights(
     return ModelWeights(embedding, layers, get("model.norm.weight"), quantize(table, head))
 
 
-def _pack_layer(
-    spec: ModelSpec, state: Mapping[str, torch.Tensor], prefix: str, device: torch.device, weights: str
-) -> LayerWeights:
+def _pack_layer(spec: ModelSpec, state: Tensors, prefix: str, device: torch.device, weights: str) -> LayerWeights:
     def join(names: list[str]) -> torch.Tensor:
         parts = [state[f"{prefix}.{name}"].to(device=device, dtype=torch.bfloat16) for name in names]
         return torch.cat(parts).contiguous()
