@@ -1,6 +1,5 @@
 """Tiny models as transformers makes and saves them, and the engine's model of them on this CPU."""
 
-import os
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
@@ -33,13 +32,10 @@ SHAPE = {
 
 
 @pytest.fixture(autouse=True)
-def _affinity():
-    """Skip where there are no kernels, and give back the CPUs that a decode bound this thread away from."""
+def _kernels():
+    """Skip where there are no kernels."""
     if unavailable_reason() is not None:
         pytest.skip(str(unavailable_reason()))
-    cpus = os.sched_getaffinity(0)
-    yield
-    os.sched_setaffinity(0, cpus)
 
 
 @pytest.fixture(scope="session")
