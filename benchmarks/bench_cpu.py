@@ -51,7 +51,7 @@ def main() -> None:
             grid(options.model, parse_counts(options.context, "context"), [parse_runtime(arm) for arm in arms], "cpu")
         )
     )
-    plan = Plan(cells, options.runs, Protocol(), seed=options.seed)
+    plan = Plan(cells, options.runs, Protocol.on("cpu"), seed=options.seed)
     store = Store(options.out)
     store.open_for_writing()
     with SessionProgress() as progress:

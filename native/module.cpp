@@ -161,7 +161,7 @@ void bind_step(nb::module_& m) {
   nb::class_<Pool>(m, "Pool")
       .def(nb::init<std::vector<int>>(), "cpus"_a)
       .def_prop_ro("size", &Pool::size)
-      .def("pin_caller", &Pool::pin_caller);
+      .def_prop_ro("cpus", &Pool::cpus);
   nb::class_<Step>(m, "Step")
       .def("__init__", [](Step* self, const std::string& isa, Pool& pool, std::int64_t hidden,
                           std::int64_t intermediate, std::int64_t heads, std::int64_t kv_heads, std::int64_t head_dim,

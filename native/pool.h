@@ -39,9 +39,6 @@ class Pool {
   int size() const { return static_cast<int>(cpus_.size()); }
   const std::vector<int>& cpus() const { return cpus_; }
 
-  // Binds the calling thread to the first CPU, for good: threads it starts later inherit that.
-  void pin_caller() const { pin_to(cpus_.front()); }
-
   // Runs body(index) on every thread and returns when all have ended. Only one thread may call it at a time.
   void run(const std::function<void(int)>& body);
 

@@ -93,25 +93,25 @@ def test_the_kernels_refuse_what_they_cannot_time(call, words_of_error):
         call()
 
 
-@pytest.mark.parametrize("threads", [None, *range(1, len(CPUS) + 1)])
+@pytest.mark.parametrize("threads", range(1, len(CPUS) + 1))
 def test_a_reading_holds_its_passes_bytes_and_threads(threads):
-    reading = CpuCeiling(threads, MEBI).read(3, after_steps=7)
+    reading = CpuCeiling(CPUS[:threads], MEBI).read(3, after_steps=7)
     assert (reading.after_steps, reading.pass_bytes, len(reading.pass_seconds)) == (7, MEBI, 3)
     assert all(seconds > 0 for seconds in reading.pass_seconds)
     assert reading.method.startswith(f"native stream_read {native.stream_isa()}, ")
-    assert reading.method.endswith(f"ware prefetch, {threads or len(CPUS)} threads")
+    assert reading.method.endswith(f"ware prefetch, {threads} threads")
 
 
 @pytest.mark.parametrize("kind", ["copy", "triad"])
 def test_copy_and_triad_count_the_bytes_of_all_their_parts(kind):
-    reading = getattr(CpuCeiling(1, 3 * MEBI), kind)(2)
+    reading = getattr(CpuCeiling(CPUS[:1], 3 * MEBI), kind)(2)
     assert (reading.pass_bytes, len(reading.pass_seconds), reading.method) == (3 * MEBI, 2, f"native stream_{kind}")
 
 
 @pytest.mark.parametrize("threads", [0, -1, len(CPUS) + 1])
 def test_threads_that_are_not_here_are_refused_with_the_range(threads):
     with pytest.raises(UsageError, match=rf"1 to {len(CPUS)} on this machine, not {threads}"):
-        CpuCeiling(threads, MEBI)
+        cpu.allowed_cpus(threads)
 
 
 @pytest.mark.parametrize(
@@ -131,11 +131,11 @@ def test_a_buffer_is_far_beyond_the_last_level_cache(cache, expected):
 def test_the_ceiling_of_a_cpu_has_a_buffer_for_its_own_cache(monkeypatch):
     monkeypatch.setattr(ceiling, "MIN_BUFFER_BYTES", MEBI)
     monkeypatch.setattr(ceiling, "last_level_cache_bytes", lambda: 3 * MEBI)
-    reading = ceiling_for("cpu", 1).read(1)
+    reading = ceiling_for("cpu", CPUS[:1]).read(1)
     assert reading.pass_bytes == 24 * MEBI
 
 
 def test_without_native_kernels_the_ceiling_names_what_to_install(monkeypatch):
     monkeypatch.setattr(cpu, "_native", None)
     with pytest.raises(UsageError, match=r"apt install g\+\+"):
-        CpuCeiling(1, MEBI)
+        CpuCeiling(CPUS, MEBI)

@@ -35,6 +35,21 @@ def test_phases_stand_in_the_order_of_the_protocol():
     assert [step.phase for step in steps] == ["warmup"] * 3 + ["timed"] * 2 + ["settle"] + ["timed"] * 2
 
 
+def test_a_settling_step_stands_between_any_two_parts():
+    steps = run(Protocol(warmup_steps=1, timed_steps=7, parts=3)).steps
+    timed = [["timed"] * 2, ["timed"] * 2, ["timed"] * 3]
+    assert [step.phase for step in steps] == ["warmup", *timed[0], "settle", *timed[1], "settle", *timed[2]]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 6, 7])
+def test_every_part_has_a_ceiling_on_each_side_and_no_timed_step_follows_one(parts):
+    protocol = Protocol(warmup_steps=2, timed_steps=7, parts=parts)
+    timings = run(protocol)
+    assert len(timings.ceilings) == parts + 1
+    assert len(timings.steps) == protocol.total_steps
+    assert "timed" not in [timings.steps[reading.after_steps].phase for reading in timings.ceilings[:-1]]
+
+
 @pytest.mark.parametrize(("warmup", "timed"), [(1, 2), (1, 3), (5, 30), (2, 7)])
 def test_every_step_is_kept_and_counted(warmup, timed):
     protocol = Protocol(warmup_steps=warmup, timed_steps=timed)

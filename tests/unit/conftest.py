@@ -54,16 +54,19 @@ def make_run():
     def make(step_seconds=(0.01, 0.011, 0.012), ceiling=1e9, block=0, device_name="Some CPU", cell=None):
         device = DeviceInfo(kind="cpu", name=device_name, memory_bytes=2**34, last_level_cache_bytes=2**25, cores=2)
         timed = [Step(phase="timed", host_seconds=seconds) for seconds in step_seconds]
-        reading = CeilingReading(after_steps=4, pass_bytes=1000, pass_seconds=(1000 / ceiling,) * 3, method="test")
+        ceilings = tuple(
+            CeilingReading(after_steps=place, pass_bytes=1000, pass_seconds=(1000 / ceiling,) * 3, method="test")
+            for place in (1, 1 + len(timed))
+        )
         return Run(
             record_id=uuid.uuid4().hex,
             session_id="0" * 32,
             taken_at=f"2026-11-23T10:00:{block:02d}+00:00",
             block=block,
             cell=cell or _cell(),
-            protocol=Protocol(),
+            protocol=Protocol(parts=1),
             steps=(Step(phase="warmup", host_seconds=9.0), *timed),
-            ceilings=(reading,) * 3,
+            ceilings=ceilings,
             environment=Environment(
                 device=device,
                 cpu_name=device_name,

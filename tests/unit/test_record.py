@@ -1,9 +1,10 @@
 import json
+from statistics import median
 
 import pytest
 
 from memfloor.errors import UsageError
-from memfloor.record import Cell, Run, Step, Store
+from memfloor.record import CeilingReading, Cell, Protocol, Run, Step, Store
 from memfloor.record import store as store_module
 from memfloor.spec import ModelSpec, Workload
 
@@ -37,6 +38,29 @@ def test_a_run_derives_its_figures_from_raw_facts(make_run):
     assert run.step_seconds == (0.03, 0.01, 0.02)
     assert run.p50_seconds == 0.02
     assert run.ceiling_bytes_per_second == pytest.approx(5e9)
+
+
+def test_a_fraction_is_formed_beside_the_ceilings_on_both_sides_of_each_part(make_run):
+    run = make_run()
+    # A neighbour halves bandwidth and steps in the second part; in the third the steps are slow for another reason.
+    phases = ["warmup", *["timed"] * 3, "settle", *["timed"] * 3, "settle", *["timed"] * 3]
+    seconds = [9.0, *[1.0] * 3, 7.0, *[2.0] * 3, 7.0, *[4.0] * 3]
+    places, rates = [1, 4, 8, 12], [(100.0, 100.0), (100.0, 50.0), (50.0, 50.0), (50.0, 50.0)]
+    steps = tuple(Step(phase=phase, host_seconds=time) for phase, time in zip(phases, seconds, strict=True))
+    ceilings = tuple(
+        CeilingReading(after_steps=place, pass_bytes=100, pass_seconds=[100 / rate for rate in pair], method="test")
+        for place, pair in zip(places, rates, strict=True)
+    )
+    parts = run.model_copy(update={"steps": steps, "ceilings": ceilings})
+    assert parts.fraction_of_ceiling(80) == pytest.approx(median([80 / 1 / 100, 80 / 2 / 50, 80 / 4 / 50]))
+
+
+def test_a_protocol_has_more_parts_on_a_cpu_and_never_an_empty_one():
+    assert [Protocol.on(device).parts for device in ("cuda", "cpu")] == [2, 6]
+    assert Protocol.on("cpu", timed_steps=4).part_steps == (1, 1, 1, 1)
+    assert sum(Protocol(timed_steps=31, parts=6).part_steps) == 31
+    with pytest.raises(ValueError, match="2 timed steps cannot be cut into 3 parts"):
+        Protocol(timed_steps=2, parts=3)
 
 
 def test_the_devices_clock_comes_before_the_hosts(make_run):

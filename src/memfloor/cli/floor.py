@@ -60,10 +60,11 @@ def _bandwidths(names: list[str] | None) -> dict[str, float]:
 
 
 def _this_machine() -> float:
+    from memfloor.engine.cpu.native import allowed_cpus
     from memfloor.measure.ceiling import ceiling_for
     from memfloor.measure.environment import default_device
 
-    ceiling = ceiling_for(default_device())
+    ceiling = ceiling_for(default_device(), allowed_cpus())
     ceiling.read(2)
     return ceiling.read(8).bytes_per_second
 

@@ -89,8 +89,9 @@ def measure(
     from memfloor.experiments.study import grid
 
     contexts = parse_counts(context, "context")
-    cells = grid([model], contexts, [parse_runtime(runtime)], _device(options), **_grid_options(options))
-    plan = Plan(cells, _runs(options, 10), _protocol(options), _time_limit(options), options.seed)
+    device = _device(options)
+    cells = grid([model], contexts, [parse_runtime(runtime)], device, **_grid_options(options))
+    plan = Plan(cells, _runs(options, 10), _protocol(options, device), _time_limit(options), options.seed)
     store = Store(options.out)
     store.open_for_writing()
     with SessionProgress() as progress:
@@ -123,7 +124,7 @@ def study(
         model or question.DEFAULT_MODELS[device], contexts, runtimes, device, **_grid_options(options)
     )
     runs = _runs(options, question.DEFAULT_RUNS[device])
-    plan = Plan(cells, runs, _protocol(options), _time_limit(options), options.seed)
+    plan = Plan(cells, runs, _protocol(options, device), _time_limit(options), options.seed)
     store = Store(options.out)
     store.open_for_writing()
     done = question.done_blocks(store, plan)
@@ -191,9 +192,9 @@ def _time_limit(options: RunOptions) -> float:
     return options.time_limit_seconds
 
 
-def _protocol(options: RunOptions) -> Protocol:
+def _protocol(options: RunOptions, device: str) -> Protocol:
     if options.warmup_steps < 1:
         raise UsageError(f"warmup-steps must be 1 or more, not {options.warmup_steps}")
     if options.timed_steps < 2:
         raise UsageError(f"timed-steps must be 2 or more, not {options.timed_steps}")
-    return Protocol(warmup_steps=options.warmup_steps, timed_steps=options.timed_steps)
+    return Protocol.on(device, warmup_steps=options.warmup_steps, timed_steps=options.timed_steps)

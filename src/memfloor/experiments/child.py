@@ -44,7 +44,7 @@ class StepReport:
     def __call__(self, step: Step) -> None:
         """Note one step, and report all timed ones when it is time to."""
         if step.phase == "timed":
-            self._seconds.append(step.device_seconds or step.host_seconds)
+            self._seconds.append(step.seconds)
         if self._seconds and time.monotonic() >= self._next:
             self._next = time.monotonic() + REPORT_SECONDS
             self._pipe.send("steps", count=len(self._seconds), p50_seconds=median(self._seconds))

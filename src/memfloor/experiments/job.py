@@ -51,7 +51,8 @@ def start_len(context_len: int, protocol: Protocol) -> int:
 
     Where the context is too short for that, the run starts with one token and ends deeper than asked.
     """
-    return max(1, context_len - protocol.warmup_steps - protocol.timed_steps // 2)
+    settled = (protocol.parts - 1) // 2
+    return max(1, context_len - protocol.warmup_steps - protocol.timed_steps // 2 - settled)
 
 
 def do_job(job: Job, device: DeviceInfo, on_step: Callable[[Step], None], on_phase: Callable[[str], None]) -> Measured:
@@ -62,6 +63,8 @@ def do_job(job: Job, device: DeviceInfo, on_step: Callable[[Step], None], on_pha
         MemoryError: The model does not fit.
     """
     cell, protocol = job.cell, job.protocol
+    # Before any runtime is prepared: one that binds this thread must not take the ceiling's processors away.
+    cpus = allowed_cpus(cell.threads)
     runtime_class = find_runtime(cell.runtime)
     reason = runtime_class.unavailable_reason(cell)
     if reason is not None:
@@ -78,29 +81,29 @@ def do_job(job: Job, device: DeviceInfo, on_step: Callable[[Step], None], on_pha
     runtime = runtime_class(request)
     runtime.prepare()
     on_phase("reading the ceiling")
-    ceiling = ceiling_for(cell.device, cell.threads)
+    ceiling = ceiling_for(cell.device, cpus)
     ceiling.read(1)
     on_phase("decoding")
     watch, before = LoadWatch(), read_sensors(device)
     timings = take_run(runtime.step, clock_for(cell.device), ceiling, protocol, on_step)
-    environment = _environment(cell, device, watch, before)
+    environment = _environment(device, len(cpus), watch, before)
     on_phase("observing the path")
     return Measured(timings=timings, environment=environment, path=runtime.observed_path())
 
 
-def _environment(cell: Cell, device: DeviceInfo, watch: LoadWatch, before: dict[str, float | str]) -> Environment:
-    gpu_processes = foreign_gpu_processes() if cell.device == "cuda" else None
+def _environment(device: DeviceInfo, threads: int, watch: LoadWatch, before: dict[str, float | str]) -> Environment:
+    gpu_processes = foreign_gpu_processes() if device.kind == "cuda" else None
     return Environment(
         device=device,
         cpu_name=cpu_name(),
-        logical_cpus=psutil.cpu_count() or len(allowed_cpus()),
+        logical_cpus=psutil.cpu_count() or threads,
         host_memory_bytes=psutil.virtual_memory().total,
         kernel=platform.release(),
         python=platform.python_version(),
         packages=package_versions(),
         git_commit=git_commit(),
         huge_pages=huge_pages(),
-        threads=cell.threads or len(allowed_cpus()),
+        threads=threads,
         load_average=os.getloadavg()[0],
         foreign_load=watch.foreign_load(),
         foreign_gpu_processes=gpu_processes,

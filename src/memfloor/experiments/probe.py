@@ -5,6 +5,7 @@ from statistics import median
 import psutil
 from pydantic import BaseModel, ConfigDict
 
+from memfloor.engine.cpu.native import allowed_cpus
 from memfloor.errors import UsageError
 from memfloor.measure.ceiling import CpuCeiling, CudaCeiling
 from memfloor.measure.environment import cpu_caches, default_device, device_info, huge_pages, numa_nodes
@@ -59,7 +60,7 @@ def take_probe(device: str | None, threads: int | None, repeats: int) -> ProbeRe
     bandwidths: list[Bandwidth] = []
     method = ""
     for size in CUDA_SIZES if kind == "cuda" else CPU_SIZES:
-        ceiling = CudaCeiling(size) if kind == "cuda" else CpuCeiling(threads, size)
+        ceiling = CudaCeiling(size) if kind == "cuda" else CpuCeiling(allowed_cpus(threads), size)
         method = ceiling.method
         ceiling.read(PASSES)
         bandwidths.append(_spread("read", size, [ceiling.read(PASSES) for _ in range(repeats)]))

@@ -37,9 +37,9 @@ class CpuCeiling:
 
     ROUNDS = 5
 
-    def __init__(self, threads: int | None = None, size_bytes: int | None = None) -> None:
+    def __init__(self, cpus: Sequence[int], size_bytes: int | None = None) -> None:
         self._native = cpu.native()
-        self._cpus = cpu.allowed_cpus(threads)
+        self._cpus = list(cpus)
         self._buffer = self._native.Buffer(size_bytes or buffer_bytes(last_level_cache_bytes()))
         self._native.stream_fill(self._buffer, self._cpus)
         self._ahead = self._faster_ahead()
@@ -155,6 +155,11 @@ def _reading(seconds: Sequence[float], pass_bytes: int, after_steps: int, method
     return CeilingReading(after_steps=after_steps, pass_bytes=pass_bytes, pass_seconds=tuple(seconds), method=method)
 
 
-def ceiling_for(device: str, threads: int | None = None) -> Ceiling:
-    """Return the ceiling of a device kind, `cpu` or `cuda`, its buffer filled and its kernel warm."""
-    return CudaCeiling() if device == "cuda" else CpuCeiling(threads)
+def ceiling_for(device: str, cpus: Sequence[int]) -> Ceiling:
+    """Return the ceiling of a device kind, `cpu` or `cuda`, its buffer filled and its kernel warm.
+
+    Args:
+        device: Whose memory is read.
+        cpus: The processors that read the memory of a CPU.
+    """
+    return CudaCeiling() if device == "cuda" else CpuCeiling(cpus)

@@ -1,4 +1,4 @@
-"""The protocol of one run: warm-up, timed steps, and the paired ceiling before, between and after them."""
+"""The protocol of one run: warm-up, timed steps in parts, and the paired ceiling before, between and after them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ def take_run(
 ) -> Timings:
     """Take one run.
 
-    The ceiling is read right before the timed steps, in their middle and right after them, so that a busy neighbour
-    shows in both. The step after the middle reading settles the caches again and is kept but not timed.
+    The ceiling is read right before the timed steps, between their parts and right after them, so that a busy neighbour
+    shows in both. The step after a reading between two parts settles the caches again and is kept but not timed.
 
     Args:
         step: One decode step.
@@ -54,10 +54,8 @@ def take_run(
     read_ceiling()
     # The last warm-up step follows the ceiling, which has emptied the caches.
     take("warmup", 1)
-    first_half = protocol.timed_steps // 2
-    take("timed", first_half)
-    read_ceiling()
-    take("settle", 1)
-    take("timed", protocol.timed_steps - first_half)
-    read_ceiling()
+    for part, count in enumerate(protocol.part_steps):
+        take("settle", min(part, 1))
+        take("timed", count)
+        read_ceiling()
     return Timings(tuple(steps), tuple(ceilings))

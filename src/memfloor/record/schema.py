@@ -1,13 +1,18 @@
 """The schema of a record: raw facts of one run, one failure or one skip; everything else is derived when reading."""
 
+from collections.abc import Iterator
+from itertools import pairwise
 from statistics import median
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from memfloor.spec import ModelSpec, Workload
 
 SCHEMA_VERSION = 1
+
+# Parts that the timed steps of a run on a CPU are cut into.
+CPU_PARTS = 6
 
 # A sensor that cannot answer is recorded in its own words, never as a zero.
 Reading = float | str
@@ -18,16 +23,43 @@ class _Frozen(BaseModel):
 
 
 class Protocol(_Frozen):
-    """Fix how one run is taken; the defaults are the study's."""
+    """Fix how one run is taken; the defaults are the study's.
+
+    Attributes:
+        warmup_steps: Steps before the timed ones.
+        timed_steps: Timed steps, cut into parts.
+        parts: Parts of the timed steps; the ceiling is read before, between and after them.
+        ceiling_passes: Passes of one reading of the ceiling.
+    """
 
     warmup_steps: int = Field(default=5, ge=1)
     timed_steps: int = Field(default=30, ge=2)
+    parts: int = Field(default=2, ge=1)
     ceiling_passes: int = Field(default=8, ge=1)
+
+    @model_validator(mode="after")
+    def _every_part_has_a_step(self) -> Self:
+        if self.parts > self.timed_steps:
+            raise ValueError(f"{self.timed_steps} timed steps cannot be cut into {self.parts} parts")
+        return self
+
+    @classmethod
+    def on(cls, device: str, **given: int) -> Self:
+        """Return the protocol for a kind of device: on a CPU more parts, as neighbours come and go within a run."""
+        protocol = cls(**given)
+        parts = min(CPU_PARTS, protocol.timed_steps) if device == "cpu" else protocol.parts
+        return protocol.model_copy(update={"parts": parts})
+
+    @property
+    def part_steps(self) -> tuple[int, ...]:
+        """Return the timed steps of each part, as equal as can be."""
+        ends = [self.timed_steps * part // self.parts for part in range(self.parts + 1)]
+        return tuple(end - begin for begin, end in pairwise(ends))
 
     @property
     def total_steps(self) -> int:
-        """Count every step a run takes: warm-up, timed, and one settling step after the ceiling in the middle."""
-        return self.warmup_steps + self.timed_steps + 1
+        """Count every step a run takes: warm-up, timed, and one settling step after each ceiling between two parts."""
+        return self.warmup_steps + self.timed_steps + self.parts - 1
 
 
 class Cell(_Frozen):
@@ -77,6 +109,11 @@ class Step(_Frozen):
     phase: Literal["warmup", "timed", "settle"]
     host_seconds: float = Field(gt=0)
     device_seconds: float | None = Field(default=None, gt=0)
+
+    @property
+    def seconds(self) -> float:
+        """Return the time by the device's clock where there is one."""
+        return self.device_seconds or self.host_seconds
 
 
 class CeilingReading(_Frozen):
@@ -167,14 +204,14 @@ class Run(_Identified):
     kind: Literal["run"] = "run"
     protocol: Protocol
     steps: tuple[Step, ...]
-    ceilings: tuple[CeilingReading, ...] = Field(min_length=1)
+    ceilings: tuple[CeilingReading, ...] = Field(min_length=2)
     environment: Environment
     path: ObservedPath
 
     @property
     def step_seconds(self) -> tuple[float, ...]:
         """Return the timed steps, by the device's clock where there is one."""
-        return tuple(s.device_seconds or s.host_seconds for s in self.steps if s.phase == "timed")
+        return tuple(step.seconds for step in self.steps if step.phase == "timed")
 
     @property
     def p50_seconds(self) -> float:
@@ -185,6 +222,23 @@ class Run(_Identified):
     def ceiling_bytes_per_second(self) -> float:
         """Return the paired ceiling: the median of its readings before, between and after the timed steps."""
         return median(reading.bytes_per_second for reading in self.ceilings)
+
+    def fraction_of_ceiling(self, step_bytes: int) -> float:
+        """Return the share of the paired ceiling that steps of so many bytes reach.
+
+        The share is formed part by part, the median step of a part against the passes right before and after it, so
+        that a neighbour who comes or goes within a run is in both; their median is returned.
+        """
+        return median(step_bytes / step / ceiling for step, ceiling in self._parts())
+
+    def _parts(self) -> Iterator[tuple[float, float]]:
+        """Give the median step of each part in seconds, and its ceiling in bytes per second."""
+        for before, after in pairwise(self.ceilings):
+            taken = self.steps[before.after_steps : after.after_steps]
+            timed = [step.seconds for step in taken if step.phase == "timed"]
+            if timed:
+                rates = [reading.pass_bytes / pass_ for reading in (before, after) for pass_ in reading.pass_seconds]
+                yield median(timed), median(rates)
 
 
 class Failure(_Identified):

@@ -60,7 +60,7 @@ def run_distributions(summaries: Sequence[CellSummary]) -> Figure:
                 spread = [index + 0.5 * (position / len(milliseconds) - 0.5) for position in range(len(milliseconds))]
                 axes.plot(spread, milliseconds, ".", color=MEASURED, markersize=3, alpha=0.6)
                 axes.hlines(run.p50_seconds * 1e3, index - 0.3, index + 0.3, color=MEASURED, linewidth=1.6)
-                floor_ms = summary.fractions["streamed"].total_bytes / run.ceiling_bytes_per_second * 1e3
+                floor_ms = run.fraction_of_ceiling(summary.fractions["streamed"].total_bytes) * run.p50_seconds * 1e3
                 axes.hlines(floor_ms, index - 0.3, index + 0.3, color=FLOOR, linewidth=1.6)
             axes.set_ylim(bottom=0)
             axes.set_xticks(range(1, len(summary.runs) + 1))

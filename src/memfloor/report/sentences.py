@@ -91,7 +91,7 @@ def _question(shown: Sequence[CellSummary]) -> str:
     where = f"On {last.device.name}, one {last.cell.spec.name} decode step at context {last.cell.workload.context_len}"
     if len({summary.fractions["streamed"].total_bytes for summary in shown}) > 1:
         return f"{where} has a floor of its own in each format: its bytes over the bandwidth measured beside it."
-    floor_seconds = last.fractions["streamed"].total_bytes / last.ceiling_bytes_per_second.value
+    floor_seconds = last.fractions["streamed"].ceiling.value * last.p50_seconds.value
     return (
         f"{where} would take {format_seconds(floor_seconds)} if it only read its memory at the bandwidth measured "
         "beside it."

@@ -106,7 +106,7 @@ def _measured_columns(run: Run) -> dict[str, Any]:
         "p50_seconds": run.p50_seconds,
         "ceiling_bytes_per_second": run.ceiling_bytes_per_second,
         **{f"{name}_bytes": total for name, total in traffic.items()},
-        "fraction_of_ceiling": traffic["streamed"] / run.p50_seconds / run.ceiling_bytes_per_second,
+        "fraction_of_ceiling": run.fraction_of_ceiling(traffic["streamed"]),
         "foreign_load": run.environment.foreign_load,
         "git_commit": run.environment.git_commit,
     }

@@ -17,7 +17,7 @@ class Fraction:
 
     Attributes:
         total_bytes: Bytes of one step by the convention.
-        ceiling: Of the paired ceiling, run by run.
+        ceiling: Of the paired ceiling, run by run and part by part.
         peak: Of the datasheet peak; None for a device that is not in the catalogue.
     """
 
@@ -133,7 +133,7 @@ def _fraction(runs: Sequence[Run], cell: Cell, convention: str, peak: float | No
     total_bytes = step_traffic(cell.spec, cell.workload, convention).total_bytes
     return Fraction(
         total_bytes=total_bytes,
-        ceiling=estimate(runs, lambda run: total_bytes / run.p50_seconds / run.ceiling_bytes_per_second),
+        ceiling=estimate(runs, lambda run: run.fraction_of_ceiling(total_bytes)),
         peak=estimate(runs, lambda run: total_bytes / run.p50_seconds / peak) if peak else None,
     )
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from memfloor.engine.cpu.backend import build, cell_reason
+from memfloor.engine.cpu.model import BoundPlan, NativeCall
 from memfloor.engine.cpu.native import native
 from memfloor.engine.decode import Decoder
+from memfloor.engine.plan import LAUNCHES
 from memfloor.errors import UsageError
 from memfloor.record import Cell
 from memfloor.runtimes.engine import Engine
@@ -150,7 +152,26 @@ def test_a_prefilled_cache_is_that_of_the_same_tokens_decoded(tiny, cpu_model, w
     assert np.array_equal(model.native_step.logits, stepped.native_step.logits)
 
 
-def test_a_decode_binds_its_thread_to_the_first_of_its_processors(cell):
+@pytest.mark.parametrize("launch", LAUNCHES)
+def test_a_decode_gives_its_thread_back_the_processors_it_had(cell, launch):
     cpus = os.sched_getaffinity(0)
-    build(cell(), 3, 20, 0, lambda text: None).start(1, 3)
-    assert os.sched_getaffinity(0) == {min(cpus)}
+    decoder = Decoder(build(cell(), 3, 20, 0, lambda text: None), launch)
+    decoder.start(1, 3)
+    decoder.step()
+    assert os.sched_getaffinity(0) == cpus
+
+
+def test_a_step_is_bound_to_the_first_processor_while_it_runs():
+    cpus, seen = os.sched_getaffinity(0), []
+    note = NativeCall("note", lambda: seen.append(os.sched_getaffinity(0)), 0)
+    BoundPlan((note, note), min(cpus)).issue()
+    assert seen == [{min(cpus)}] * 2
+    assert os.sched_getaffinity(0) == cpus
+
+
+def test_a_step_that_fails_gives_its_processors_back_too(cell):
+    cpus = os.sched_getaffinity(0)
+    replayed = build(cell(), 3, 20, 0, lambda text: None).capture(21)
+    with pytest.raises(IndexError, match="no slot left"):
+        replayed.issue()
+    assert os.sched_getaffinity(0) == cpus

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from memfloor.engine.cpu.native import native
+from memfloor.engine.cpu.native import bound_to, native
 from memfloor.engine.cpu.weights import LayerWeights, ModelWeights
 from memfloor.engine.plan import Plan
 from memfloor.engine.rope import rope_table
@@ -34,15 +34,29 @@ class NativeCall:
 
 
 @dataclass(frozen=True, slots=True)
+class BoundPlan(Plan):
+    """Run the operations of a step one by one, this thread bound to the first CPU of the pool meanwhile."""
+
+    cpu: int
+
+    def issue(self) -> None:
+        """Run the step and return when all threads have ended."""
+        with bound_to(self.cpu):
+            Plan.issue(self)
+
+
+@dataclass(frozen=True, slots=True)
 class ReplayedPlan:
-    """Run all operations of a number of steps in one native call."""
+    """Run all operations of a number of steps in one native call, this thread bound as for a step one by one."""
 
     step: Any
     steps: int
+    cpu: int
 
     def issue(self) -> None:
         """Run the steps and return when all threads have ended."""
-        self.step.run_all(self.steps)
+        with bound_to(self.cpu):
+            self.step.run_all(self.steps)
 
 
 class CpuModel:
@@ -61,6 +75,8 @@ class CpuModel:
         """
         self.spec, self.weights, self.cache, self.max_len = spec, weights, cache, max_len
         self.isa, self.pool = isa, pool
+        # The thread that calls a pool is its first one.
+        self._cpu = pool.cpus[0]
         self.native_step = native().Step(
             isa,
             pool,
@@ -78,11 +94,10 @@ class CpuModel:
         for index, layer in enumerate(weights.layers):
             self._add_layer(index, layer)
         self._add_output()
-        self.plan = Plan(tuple(self._calls))
+        self.plan = BoundPlan(tuple(self._calls), self._cpu)
 
     def start(self, token: int, position: int) -> None:
-        """Make `token`, at slot `position`, the input of the next step; binds this thread to the first CPU."""
-        self.pool.pin_caller()
+        """Make `token`, at slot `position`, the input of the next step."""
         self.native_step.start(token, position)
 
     def prefill(self, tokens: Sequence[int]) -> None:
@@ -90,8 +105,8 @@ class CpuModel:
 
         A prompt goes through the decode kernels, one read of the layers' weights per token: exact, and slow.
         """
-        self.pool.pin_caller()
-        self.native_step.prefill(list(tokens), 0)
+        with bound_to(self._cpu):
+            self.native_step.prefill(list(tokens), 0)
 
     def sample_with(self, temperature: float, top_p: float = 1.0, seed: int = 0) -> None:
         """Choose how tokens are drawn from now on; a draw depends on seed and position alone.
@@ -112,7 +127,7 @@ class CpuModel:
 
     def capture(self, steps: int) -> ReplayedPlan:
         """Return the plan as one native call of `steps` steps."""
-        return ReplayedPlan(self.native_step, steps)
+        return ReplayedPlan(self.native_step, steps, self._cpu)
 
     def ring(self) -> list[int]:
         """Return the last tokens, each at its slot modulo `RING_LEN`."""

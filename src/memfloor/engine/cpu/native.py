@@ -1,6 +1,8 @@
 """The binding to the native kernels, and the cores they may run on."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 
@@ -30,6 +32,20 @@ def native() -> ModuleType:
     if _native is None:
         raise UsageError(unavailable_reason())
     return _native
+
+
+@contextmanager
+def bound_to(cpu: int) -> Iterator[None]:
+    """Bind the calling thread to a CPU for a while.
+
+    Not for good: `allowed_cpus` counts what the calling thread may use, and threads it starts later inherit that.
+    """
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cpu})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def allowed_cpus(threads: int | None = None) -> list[int]:
