@@ -86,6 +86,16 @@ void prepare_codes(std::int64_t columns, Activation& a) {
   }
 }
 
+// Sums of integer products in two chains: one alone would wait for each product's latency. Integers, so the order of
+// adding does not matter.
+template <class V>
+struct Chains {
+  typename V::Sums first, second;
+
+  void clear() { first = second = V::no_sums(); }
+  typename V::I total() const { return V::addi(V::total(first), V::total(second)); }
+};
+
 template <class V>
 void product_int8(const MatrixView& m, const Activation& a, std::int64_t tile, float* y) {
   const std::uint8_t* word = m.tile(tile);
@@ -94,17 +104,24 @@ void product_int8(const MatrixView& m, const Activation& a, std::int64_t tile, f
   for (int v = 0; v < kVectors<V>; ++v) total[v] = V::set(0);
   for (std::int64_t begin = 0; begin < m.columns; begin += kBlock) {
     const std::int64_t end = std::min(m.columns, begin + kBlock);
-    typename V::Sums sums[kVectors<V>];
-    for (int v = 0; v < kVectors<V>; ++v) sums[v] = V::no_sums();
-    for (std::int64_t k = begin; k < end; k += 4, word += stride) {
+    Chains<V> sums[kVectors<V>];
+    for (int v = 0; v < kVectors<V>; ++v) sums[v].clear();
+    std::int64_t k = begin;
+    for (; k + 8 <= end; k += 8, word += 2 * stride) {
       for (int v = 0; v < kVectors<V>; ++v) {
-        V::add_products(sums[v], V::bytes(V::load(word + v * V::L * 4)), a.packed + k * 2);
+        V::add_products(sums[v].first, V::bytes(V::load(word + v * V::L * 4)), a.packed + k * 2);
+        V::add_products(sums[v].second, V::bytes(V::load(word + stride + v * V::L * 4)), a.packed + k * 2 + 8);
+      }
+    }
+    for (; k < end; k += 4, word += stride) {
+      for (int v = 0; v < kVectors<V>; ++v) {
+        V::add_products(sums[v].first, V::bytes(V::load(word + v * V::L * 4)), a.packed + k * 2);
       }
     }
     const typename V::I taken = V::seti(-V::kByteZero * a.sums128[begin / kBlock]);
     const typename V::F scale = V::set(a.scales[begin / kBlock]);
     for (int v = 0; v < kVectors<V>; ++v) {
-      total[v] = V::fma(V::to_float(V::addi(V::total(sums[v]), taken)), scale, total[v]);
+      total[v] = V::fma(V::to_float(V::addi(sums[v].total(), taken)), scale, total[v]);
     }
   }
   // `word` is now at the rows' scales.
@@ -115,13 +132,13 @@ void product_int8(const MatrixView& m, const Activation& a, std::int64_t tile, f
 
 // The integer products of a group of columns, a multiple of 8, at `word`.
 template <class V>
-inline void add_nibbles(typename V::Sums (&sums)[kVectors<V>], const std::uint8_t* word, std::int64_t stride,
+inline void add_nibbles(Chains<V> (&sums)[kVectors<V>], const std::uint8_t* word, std::int64_t stride,
                         const std::uint8_t* codes, std::int64_t columns) {
   for (std::int64_t k = 0; k < columns; k += 8, word += stride) {
     for (int v = 0; v < kVectors<V>; ++v) {
       const typename V::I words = V::load(word + v * V::L * 4);
-      V::add_products(sums[v], V::low_nibbles(words), codes + k * 2);
-      V::add_products(sums[v], V::high_nibbles(words), codes + k * 2 + 8);
+      V::add_products(sums[v].first, V::low_nibbles(words), codes + k * 2);
+      V::add_products(sums[v].second, V::high_nibbles(words), codes + k * 2 + 8);
     }
   }
 }
@@ -133,14 +150,14 @@ void product_int4_g128(const MatrixView& m, const Activation& a, std::int64_t ti
   typename V::F total[kVectors<V>];
   for (int v = 0; v < kVectors<V>; ++v) total[v] = V::set(0);
   for (std::int64_t begin = 0; begin < m.columns; begin += kBlock, at += height * (4 + kBlock / 2)) {
-    typename V::Sums sums[kVectors<V>];
-    for (int v = 0; v < kVectors<V>; ++v) sums[v] = V::no_sums();
+    Chains<V> sums[kVectors<V>];
+    for (int v = 0; v < kVectors<V>; ++v) sums[v].clear();
     add_nibbles<V>(sums, at + height * 4, height * 4, a.packed + begin * 2, kBlock);
     const typename V::F scale = V::set(a.scales[begin / kBlock]);
     const typename V::F taken = V::set(-static_cast<float>(a.sums128[begin / kBlock]));
     for (int v = 0; v < kVectors<V>; ++v) {
       const typename V::F zero = V::load_half(at + height * 2 + v * V::L * 2);
-      const typename V::F product = V::fma(zero, taken, V::to_float(V::total(sums[v])));
+      const typename V::F product = V::fma(zero, taken, V::to_float(sums[v].total()));
       total[v] = V::fma(product, V::mul(V::load_half(at + v * V::L * 2), scale), total[v]);
     }
   }
@@ -156,13 +173,13 @@ void product_int4_g32(const MatrixView& m, const Activation& a, std::int64_t til
   for (std::int64_t begin = 0; begin < m.columns; begin += kBlock, at += height * (8 + kBlock / 2)) {
     const typename V::F scale = V::set(a.scales[begin / kBlock]);
     for (std::int64_t g = 0; g < 4; ++g) {
-      typename V::Sums sums[kVectors<V>];
-      for (int v = 0; v < kVectors<V>; ++v) sums[v] = V::no_sums();
+      Chains<V> sums[kVectors<V>];
+      for (int v = 0; v < kVectors<V>; ++v) sums[v].clear();
       add_nibbles<V>(sums, at + height * (8 + g * 16), height * 4, a.packed + (begin + g * 32) * 2, 32);
       const typename V::I taken = V::seti(-8 * a.sums32[begin / 32 + g]);
       for (int v = 0; v < kVectors<V>; ++v) {
         const typename V::F weight_scale = V::load_half(at + g * height * 2 + v * V::L * 2);
-        total[v] = V::fma(V::to_float(V::addi(V::total(sums[v]), taken)), V::mul(weight_scale, scale), total[v]);
+        total[v] = V::fma(V::to_float(V::addi(sums[v].total(), taken)), V::mul(weight_scale, scale), total[v]);
       }
     }
   }

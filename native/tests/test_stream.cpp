@@ -15,9 +15,11 @@ TEST(a_read_pass_sums_every_word) {
       stream_fill(buffer, cpus);
       std::uint64_t sum = 0;
       for (std::size_t i = 0; i < words; ++i) sum += i * 0x9E3779B97F4A7C15ull;
-      const StreamResult result = stream_read(buffer, cpus, 3);
-      CHECK_EQUAL(result.checksum, sum);
-      CHECK_EQUAL(result.pass_seconds.size(), std::size_t{3});
+      for (const bool ahead : {false, true}) {
+        const StreamResult result = stream_read(buffer, cpus, 3, ahead);
+        CHECK_EQUAL(result.checksum, sum);
+        CHECK_EQUAL(result.pass_seconds.size(), std::size_t{3});
+      }
     }
   }
 }
@@ -35,6 +37,6 @@ TEST(copy_and_triad_write_every_word) {
 TEST(a_stream_needs_cpus_passes_and_memory) {
   CHECK_THROWS(std::invalid_argument, Buffer(0));
   const Buffer buffer(64);
-  CHECK_THROWS(std::invalid_argument, stream_read(buffer, {}, 1));
-  CHECK_THROWS(std::invalid_argument, stream_read(buffer, {0}, 0));
+  CHECK_THROWS(std::invalid_argument, stream_read(buffer, {}, 1, false));
+  CHECK_THROWS(std::invalid_argument, stream_read(buffer, {0}, 0, false));
 }
