@@ -42,21 +42,32 @@ def test_a_run_derives_its_figures_from_raw_facts(make_run):
 
 def test_a_fraction_is_formed_beside_the_ceilings_on_both_sides_of_each_part(make_run):
     run = make_run()
-    # A neighbour halves bandwidth and steps in the second part; in the third the steps are slow for another reason.
     phases = ["warmup", *["timed"] * 3, "settle", *["timed"] * 3, "settle", *["timed"] * 3]
     seconds = [9.0, *[1.0] * 3, 7.0, *[2.0] * 3, 7.0, *[4.0] * 3]
-    places, rates = [1, 4, 8, 12], [(100.0, 100.0), (100.0, 50.0), (50.0, 50.0), (50.0, 50.0)]
+    places, rates = [1, 4, 8, 12], [(100.0, 100.0), (92.0, 100.0), (100.0, 100.0), (95.0, 95.0)]
     steps = tuple(Step(phase=phase, host_seconds=time) for phase, time in zip(phases, seconds, strict=True))
     ceilings = tuple(
         CeilingReading(after_steps=place, pass_bytes=100, pass_seconds=[100 / rate for rate in pair], method="test")
         for place, pair in zip(places, rates, strict=True)
     )
     parts = run.model_copy(update={"steps": steps, "ceilings": ceilings})
-    assert parts.fraction_of_ceiling(80) == pytest.approx(median([80 / 1 / 100, 80 / 2 / 50, 80 / 4 / 50]))
+    assert parts.fraction_of_ceiling(80) == pytest.approx(median([80 / 1 / 100, 80 / 2 / 100, 80 / 4 / 97.5]))
 
 
-def test_a_protocol_has_more_parts_on_a_cpu_and_never_an_empty_one():
-    assert [Protocol.on(device).parts for device in ("cuda", "cpu")] == [2, 6]
+def test_parts_while_bandwidth_changed_are_left_out_unless_all_are(make_run):
+    def reading(place, rate):
+        return CeilingReading(after_steps=place, pass_bytes=100, pass_seconds=(100 / rate,), method="test")
+
+    run = make_run(step_seconds=(1.0, 2.0, 3.0))
+    changing = (reading(1, 50), reading(2, 100), reading(3, 100), reading(4, 50))
+    assert run.model_copy(update={"ceilings": changing}).fraction_of_ceiling(80) == pytest.approx(80 / 2 / 100)
+    always = (reading(1, 50), reading(2, 100), reading(3, 50), reading(4, 100))
+    assert run.model_copy(update={"ceilings": always}).fraction_of_ceiling(80) == pytest.approx(80 / 2 / 75)
+
+
+def test_a_protocol_reads_the_ceiling_beside_each_step_on_a_cpu():
+    assert [Protocol.on(device).parts for device in ("cuda", "cpu")] == [2, 30]
+    assert [Protocol.on(device).ceiling_passes for device in ("cuda", "cpu")] == [8, 2]
     assert Protocol.on("cpu", timed_steps=4).part_steps == (1, 1, 1, 1)
     assert sum(Protocol(timed_steps=31, parts=6).part_steps) == 31
     with pytest.raises(ValueError, match="2 timed steps cannot be cut into 3 parts"):

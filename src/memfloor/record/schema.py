@@ -11,8 +11,11 @@ from memfloor.spec import ModelSpec, Workload
 
 SCHEMA_VERSION = 1
 
-# Parts that the timed steps of a run on a CPU are cut into.
-CPU_PARTS = 6
+# On a CPU each timed step is a part of its own between two short readings of the ceiling: bandwidth jumps within a
+# second where neighbours come and go, or where a host moves virtual processors between cores.
+CPU_CEILING_PASSES = 2
+# A part whose two readings differ by more than this was taken while bandwidth changed.
+STEADY_SPREAD = 1.1
 
 # A sensor that cannot answer is recorded in its own words, never as a zero.
 Reading = float | str
@@ -45,10 +48,11 @@ class Protocol(_Frozen):
 
     @classmethod
     def on(cls, device: str, **given: int) -> Self:
-        """Return the protocol for a kind of device: on a CPU more parts, as neighbours come and go within a run."""
+        """Return the protocol for a kind of device: on a CPU a reading of the ceiling beside each timed step."""
         protocol = cls(**given)
-        parts = min(CPU_PARTS, protocol.timed_steps) if device == "cpu" else protocol.parts
-        return protocol.model_copy(update={"parts": parts})
+        if device != "cpu":
+            return protocol
+        return protocol.model_copy(update={"parts": protocol.timed_steps, "ceiling_passes": CPU_CEILING_PASSES})
 
     @property
     def part_steps(self) -> tuple[int, ...]:
@@ -226,19 +230,22 @@ class Run(_Identified):
     def fraction_of_ceiling(self, step_bytes: int) -> float:
         """Return the share of the paired ceiling that steps of so many bytes reach.
 
-        The share is formed part by part, the median step of a part against the passes right before and after it, so
-        that a neighbour who comes or goes within a run is in both; their median is returned.
+        The share is formed part by part, the median step of a part against the passes right before and after it, and
+        their median is returned. Parts while bandwidth changed are left out unless all of them are.
         """
-        return median(step_bytes / step / ceiling for step, ceiling in self._parts())
+        parts = list(self._parts())
+        steady = [part for part in parts if part[2]] or parts
+        return median(step_bytes / step / ceiling for step, ceiling, _ in steady)
 
-    def _parts(self) -> Iterator[tuple[float, float]]:
-        """Give the median step of each part in seconds, and its ceiling in bytes per second."""
+    def _parts(self) -> Iterator[tuple[float, float, bool]]:
+        """Give each part's median step in seconds, its ceiling in bytes per second, and whether that kept steady."""
         for before, after in pairwise(self.ceilings):
             taken = self.steps[before.after_steps : after.after_steps]
             timed = [step.seconds for step in taken if step.phase == "timed"]
             if timed:
                 rates = [reading.pass_bytes / pass_ for reading in (before, after) for pass_ in reading.pass_seconds]
-                yield median(timed), median(rates)
+                ends = sorted((before.bytes_per_second, after.bytes_per_second))
+                yield median(timed), median(rates), ends[1] <= STEADY_SPREAD * ends[0]
 
 
 class Failure(_Identified):
