@@ -77,6 +77,11 @@ def test_rope_is_read_in_the_old_and_the_new_spelling():
     assert old.rope_scaling == scaling
 
 
+def test_of_both_spellings_of_rope_the_one_that_transformers_takes_wins():
+    both = {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}, "rope_scaling": {"rope_type": "yarn"}}
+    assert from_hf_config({**CONFIG, **both}, "x").rope_scaling == {"rope_type": "yarn"}
+
+
 @pytest.mark.parametrize(
     ("model_type", "fields", "qkv", "output"),
     [

@@ -100,9 +100,14 @@ _REQUIRED_FIELDS = (
 )
 
 
+def _rope_parameters(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    # transformers 5 writes one `rope_parameters`; older files have `rope_theta` and `rope_scaling`, which transformers
+    # prefers where a file has both.
+    return config.get("rope_scaling") or config.get("rope_parameters") or {}
+
+
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    # transformers 5 writes one `rope_parameters`; older files have `rope_theta` and `rope_scaling`.
-    scaling = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    scaling = dict(_rope_parameters(config))
     theta = scaling.pop("rope_theta", None) or config.get("rope_theta") or 10_000.0
     rope_type = scaling.get("rope_type") or scaling.pop("type", "default")
     scaling["rope_type"] = rope_type
@@ -112,8 +117,7 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
 def _unsupported(config: Mapping[str, Any], sliding_layers: int) -> str | None:
     # What no field of a spec can say: the same bytes, but other arithmetic.
     activation = config.get("hidden_act") or "silu"
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    rotated = {**config, **rope}.get("partial_rotary_factor", 1.0)
+    rotated = {**config, **_rope_parameters(config)}.get("partial_rotary_factor", 1.0)
     full_layers = config["num_hidden_layers"] - sliding_layers
     types = config.get("layer_types") or []
     slides, expected = [name == "sliding_attention" for name in types], [i >= full_layers for i in range(len(types))]
