@@ -57,7 +57,7 @@ def _moving_ceiling(summary: CellSummary) -> str | None:
         return None
     return (
         f"the ceiling moved from {format_bandwidth(min(ceilings))} to {format_bandwidth(max(ceilings))} between runs; "
-        "neighbours came or went, and latency and fraction need not have moved together"
+        "neighbours or the host changed it, and latency and fraction need not have moved together"
     )
 
 
