@@ -37,7 +37,7 @@ def test_a_checkpoint_is_packed_like_the_state_it_was_saved_from(tmp_path, famil
     model = getattr(transformers, f"{family}ForCausalLM")(config).to(dtype)
     model.save_pretrained(tmp_path, max_shard_size="60KB")
     spec = load_model(str(tmp_path))
-    loaded = pack_weights(spec, CheckpointTensors(Checkpoint(tmp_path, spec), spec), CPU)
+    loaded = pack_weights(spec, CheckpointTensors(Checkpoint(tmp_path, spec)), CPU)
     wanted = pack_weights(spec, model.state_dict(), CPU)
     assert (loaded.head is loaded.embedding) == tied
     pairs = list(zip(tensors_in(astuple(loaded)), tensors_in(astuple(wanted)), strict=True))

@@ -73,6 +73,10 @@ class Checkpoint:
         stored = self._read(self._tensors[name], begin, end)
         return stored if stored.dtype == np.uint16 else stored.astype(np.float32, copy=False)
 
+    def tensor(self, name: str) -> Rows:
+        """Return a whole tensor, as `rows` does a part of one."""
+        return self.rows(name, 0, self._tensors[name].shape[0])
+
     def _read(self, tensor: StoredTensor, begin: int, end: int) -> NDArray[Any]:
         # Read and not mapped: mapped pages count as this process's memory, and a file that shrinks would end it.
         dtype, shape = DTYPES[tensor.dtype], (end - begin, *tensor.shape[1:])

@@ -199,7 +199,7 @@ class CheckpointWeights:
 
     def encode(self, tensor: TensorPlan) -> Array:
         """Return the encoded tensor."""
-        stored = self._checkpoint.rows(tensor.name, 0, tensor.shape[0])
+        stored = self._checkpoint.tensor(tensor.name)
         numbers: Array = to_float32(stored.view(np.uint16)) if stored.dtype == np.uint16 else stored
         if self._paired and any(f".{name}." in tensor.name for name in ("q_proj", "k_proj")):
             halves = numbers.reshape(-1, 2, self._spec.head_dim // 2, *numbers.shape[1:])

@@ -112,5 +112,5 @@ def _load_weights(cell: Cell, device: Any, seed: int) -> "ModelWeights":
     formats = cell.workload.weights, cell.workload.head
     if cell.weights_from is None:
         return random_weights(cell.spec, device, seed, *formats)
-    tensors = CheckpointTensors(Checkpoint(Path(cell.weights_from), cell.spec), cell.spec)
+    tensors = CheckpointTensors(Checkpoint(Path(cell.weights_from), cell.spec))
     return pack_weights(cell.spec, tensors, device, *formats)

@@ -11,7 +11,6 @@ import torch
 
 from memfloor.engine.checkpoint import Checkpoint
 from memfloor.engine.cuda.matrix import Matrix, quantize
-from memfloor.engine.tensors import expected_tensors
 from memfloor.floor import projections
 from memfloor.spec import ModelSpec
 
@@ -66,12 +65,12 @@ class Tensors(Protocol):
 class CheckpointTensors:
     """Give the tensors of a checkpoint, each read when it is asked for, so that the host holds one at a time."""
 
-    def __init__(self, checkpoint: Checkpoint, spec: ModelSpec) -> None:
-        self._checkpoint, self._shapes = checkpoint, expected_tensors(spec)
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
 
     def __getitem__(self, name: str) -> torch.Tensor:
         """Return a tensor: bf16, or float32 where the file's numbers are wider."""
-        numbers = self._checkpoint.rows(name, 0, self._shapes[name][0])
+        numbers = self._checkpoint.tensor(name)
         tensor = torch.from_numpy(numbers)
         return tensor.view(torch.bfloat16) if numbers.dtype == np.uint16 else tensor
 
