@@ -89,9 +89,9 @@ def measure(
     from memfloor.experiments.study import grid
 
     contexts = parse_counts(context, "context")
-    device = _device(options)
-    cells = grid([model], contexts, [parse_runtime(runtime)], device, **_grid_options(options))
-    plan = Plan(cells, _runs(options, 10), _protocol(options, device), _time_limit(options), options.seed)
+    device = chosen_device(options)
+    cells = grid([model], contexts, [parse_runtime(runtime)], device, **grid_options(options))
+    plan = Plan(cells, run_count(options, 10), protocol(options, device), time_limit(options), options.seed)
     store = Store(options.out)
     store.open_for_writing()
     with SessionProgress() as progress:
@@ -117,14 +117,12 @@ def study(
     from memfloor.experiments import study as question
     from memfloor.experiments.blocks import Plan, take_blocks
 
-    device = _device(options)
+    device = chosen_device(options)
     contexts = question.DEFAULT_CONTEXTS[device] if context is None else parse_counts(context, "context")
     runtimes = [parse_runtime(text) for text in runtime or question.DEFAULT_RUNTIMES]
-    cells = question.grid(
-        model or question.DEFAULT_MODELS[device], contexts, runtimes, device, **_grid_options(options)
-    )
-    runs = _runs(options, question.DEFAULT_RUNS[device])
-    plan = Plan(cells, runs, _protocol(options, device), _time_limit(options), options.seed)
+    cells = question.grid(model or question.DEFAULT_MODELS[device], contexts, runtimes, device, **grid_options(options))
+    runs = run_count(options, question.DEFAULT_RUNS[device])
+    plan = Plan(cells, runs, protocol(options, device), time_limit(options), options.seed)
     store = Store(options.out)
     store.open_for_writing()
     done = question.done_blocks(store, plan)
@@ -151,7 +149,7 @@ def _show(records: Records, cells: Sequence[Cell], options: RunOptions) -> None:
     print_text("\n".join([headline(summaries), *cautions(summaries)]))
 
 
-def _device(options: RunOptions) -> str:
+def chosen_device(options: RunOptions) -> str:
     from memfloor.engine.cpu.native import allowed_cpus, unavailable_reason
     from memfloor.measure.environment import cuda_unavailable_reason, default_device
 
@@ -165,7 +163,7 @@ def _device(options: RunOptions) -> str:
     return device
 
 
-def _grid_options(options: RunOptions) -> dict[str, Any]:
+def grid_options(options: RunOptions) -> dict[str, Any]:
     if options.weights_from is not None and not (options.weights_from / "config.json").is_file():
         raise UsageError(f"{options.weights_from} is no Hugging Face checkpoint: it holds no config.json")
     return {
@@ -179,20 +177,20 @@ def _grid_options(options: RunOptions) -> dict[str, Any]:
     }
 
 
-def _runs(options: RunOptions, default: int) -> int:
+def run_count(options: RunOptions, default: int) -> int:
     runs = default if options.runs is None else options.runs
     if runs < 1:
         raise UsageError(f"runs must be 1 or more, not {runs}")
     return runs
 
 
-def _time_limit(options: RunOptions) -> float:
+def time_limit(options: RunOptions) -> float:
     if not 0 < options.time_limit_seconds < math.inf:
         raise UsageError(f"time-limit-seconds must be above zero and finite, not {options.time_limit_seconds}")
     return options.time_limit_seconds
 
 
-def _protocol(options: RunOptions, device: str) -> Protocol:
+def protocol(options: RunOptions, device: str) -> Protocol:
     if options.warmup_steps < 1:
         raise UsageError(f"warmup-steps must be 1 or more, not {options.warmup_steps}")
     if options.timed_steps < 2:

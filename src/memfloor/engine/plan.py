@@ -25,6 +25,10 @@ class Call(Issuable, Protocol):
     def op(self) -> str:
         """Return the name of the operation."""
 
+    @property
+    def read_bytes(self) -> int:
+        """Return the bytes it reads from memory, activations left out."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

@@ -4,10 +4,13 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from statistics import median
 
+from pydantic import BaseModel
+
 from memfloor.errors import UsageError
-from memfloor.experiments.job import Job, Measured, Unavailable, do_job
+from memfloor.experiments.job import Job, Unavailable, do_job
 from memfloor.measure.environment import device_info
 from memfloor.measure.process import die_with_parent
 from memfloor.record import Step
@@ -25,9 +28,9 @@ class EventPipe:
         """Write one event."""
         os.write(self._descriptor, (json.dumps({"event": event, **fields}) + "\n").encode())
 
-    def send_measured(self, measured: Measured) -> None:
-        """Write the result of the run."""
-        line = '{"event": "measured", "measured": ' + measured.model_dump_json() + "}\n"
+    def send_result(self, event: str, result: BaseModel) -> None:
+        """Write the result of the work under the event's own name."""
+        line = f'{{"event": "{event}", "{event}": {result.model_dump_json()}}}\n'
         data = line.encode()
         while data:
             data = data[os.write(self._descriptor, data) :]
@@ -52,15 +55,30 @@ class StepReport:
 
 def main() -> None:
     """Take the run and send its events; any other error ends the process with its traceback as last words."""
-    die_with_parent()
-    _be_first_out_of_memory()
-    pipe = EventPipe(int(sys.argv[1]))
+    pipe = start_child()
     job = Job.model_validate_json(sys.stdin.read())
 
-    device = device_info(job.cell.device)
-    pipe.send("device", device=device.model_dump())
+    def work() -> None:
+        device = device_info(job.cell.device)
+        pipe.send("device", device=device.model_dump())
+        pipe.send_result(
+            "measured", do_job(job, device, StepReport(pipe), lambda phase: pipe.send("phase", phase=phase))
+        )
+
+    answer(pipe, work)
+
+
+def start_child() -> EventPipe:
+    """Tie this process to its parent and return the pipe its events go to."""
+    die_with_parent()
+    _be_first_out_of_memory()
+    return EventPipe(int(sys.argv[1]))
+
+
+def answer(pipe: EventPipe, work: Callable[[], None]) -> None:
+    """Do the work, and send as an event what the user can mend or what memory did not hold."""
     try:
-        measured = do_job(job, device, StepReport(pipe), lambda phase: pipe.send("phase", phase=phase))
+        work()
     except (Unavailable, UsageError) as reason:
         # What the user can mend does not mend itself in another run.
         pipe.send("unavailable", reason=str(reason))
@@ -70,8 +88,6 @@ def main() -> None:
         if not _is_out_of_memory(error):
             raise
         pipe.send("out_of_memory", message=str(error).splitlines()[0])
-    else:
-        pipe.send_measured(measured)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -23,13 +23,21 @@ from memfloor.runtimes import DecodeRequest, find_runtime
 
 
 class Job(BaseModel):
-    """Ask a child process for one run."""
+    """Ask a child process for one run.
+
+    Attributes:
+        cell: What is decoded and how.
+        protocol: How the run is taken.
+        seed: Of weights and cache.
+        twin: A cell of the same operators on tensors too small to matter, to be timed after the run in its process.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     cell: Cell
     protocol: Protocol
     seed: int
+    twin: Cell | None = None
 
 
 class Unavailable(Exception):  # noqa: N818
@@ -44,6 +52,7 @@ class Measured(BaseModel):
     timings: Timings
     environment: Environment
     path: ObservedPath
+    twin: tuple[Step, ...] = ()
 
 
 def start_len(context_len: int, protocol: Protocol) -> int:
@@ -87,8 +96,19 @@ def do_job(job: Job, device: DeviceInfo, on_step: Callable[[Step], None], on_pha
     watch, before = LoadWatch(), read_sensors(device)
     timings = take_run(runtime.step, clock_for(cell.device), ceiling, protocol, on_step)
     environment = _environment(device, len(cpus), watch, before)
+    twin = _take_twin(job.twin, protocol, on_phase) if job.twin else ()
     on_phase("observing the path")
-    return Measured(timings=timings, environment=environment, path=runtime.observed_path())
+    return Measured(timings=timings, environment=environment, path=runtime.observed_path(), twin=twin)
+
+
+def _take_twin(cell: Cell, protocol: Protocol, on_phase: Callable[[str], None]) -> tuple[Step, ...]:
+    on_phase("timing the twin")
+    steps = protocol.warmup_steps + protocol.timed_steps
+    runtime = find_runtime(cell.runtime)(DecodeRequest(cell, cell.workload.context_len, steps, seed=0))
+    runtime.prepare()
+    clock = clock_for(cell.device)
+    taken = [clock.time(runtime.step) for _ in range(steps)][protocol.warmup_steps :]
+    return tuple(Step(phase="timed", host_seconds=host, device_seconds=device) for host, device in taken)
 
 
 def _environment(device: DeviceInfo, threads: int, watch: LoadWatch, before: dict[str, float | str]) -> Environment:

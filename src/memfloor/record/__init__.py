@@ -1,5 +1,6 @@
 """Immutable, versioned records of what was measured, and the folder that keeps them."""
 
+from memfloor.record.anatomy import Anatomy, Role, StepTrace, TracedKernel
 from memfloor.record.schema import (
     SCHEMA_VERSION,
     CeilingReading,
@@ -9,15 +10,16 @@ from memfloor.record.schema import (
     Failure,
     ObservedPath,
     Protocol,
-    Record,
     Run,
     Skip,
     Step,
+    Timed,
 )
 from memfloor.record.store import Store, UnreadableFile
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Anatomy",
     "CeilingReading",
     "Cell",
     "DeviceInfo",
@@ -25,10 +27,13 @@ __all__ = [
     "Failure",
     "ObservedPath",
     "Protocol",
-    "Record",
+    "Role",
     "Run",
     "Skip",
     "Step",
+    "StepTrace",
     "Store",
+    "Timed",
+    "TracedKernel",
     "UnreadableFile",
 ]

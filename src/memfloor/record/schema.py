@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import pairwise
 from statistics import median
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -21,11 +21,11 @@ STEADY_SPREAD = 1.1
 Reading = float | str
 
 
-class _Frozen(BaseModel):
+class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
-class Protocol(_Frozen):
+class Protocol(Frozen):
     """Fix how one run is taken; the defaults are the study's.
 
     Attributes:
@@ -66,7 +66,7 @@ class Protocol(_Frozen):
         return self.warmup_steps + self.timed_steps + self.parts - 1
 
 
-class Cell(_Frozen):
+class Cell(Frozen):
     """Name one point of a grid: what is decoded, by which runtime, on which kind of device.
 
     Attributes:
@@ -107,7 +107,7 @@ class Cell(_Frozen):
         return " ".join(parts)
 
 
-class Step(_Frozen):
+class Step(Frozen):
     """Hold one step's time: by the synchronised host clock and, on a GPU, between two events on its stream."""
 
     phase: Literal["warmup", "timed", "settle"]
@@ -120,7 +120,7 @@ class Step(_Frozen):
         return self.device_seconds or self.host_seconds
 
 
-class CeilingReading(_Frozen):
+class CeilingReading(Frozen):
     """Hold one reading of the read-only bandwidth, taken in the process of the run.
 
     Attributes:
@@ -141,7 +141,7 @@ class CeilingReading(_Frozen):
         return self.pass_bytes / median(self.pass_seconds)
 
 
-class DeviceInfo(_Frozen):
+class DeviceInfo(Frozen):
     """Describe the device a run was taken on, as its driver does."""
 
     kind: Literal["cpu", "cuda"]
@@ -153,7 +153,7 @@ class DeviceInfo(_Frozen):
     compute_capability: str | None = None
 
 
-class Environment(_Frozen):
+class Environment(Frozen):
     """Record where a run was taken, and what else went on there.
 
     Attributes:
@@ -180,7 +180,7 @@ class Environment(_Frozen):
     sensors_after: dict[str, Reading]
 
 
-class ObservedPath(_Frozen):
+class ObservedPath(Frozen):
     """Record the path a step really took, read off the running model, not off the request.
 
     Attributes:
@@ -192,7 +192,7 @@ class ObservedPath(_Frozen):
     facts: dict[str, str]
 
 
-class _Identified(_Frozen):
+class _Identified(Frozen):
     schema_version: Literal[1] = 1
     record_id: str = Field(pattern=r"^[0-9a-f]{32}$")
     session_id: str = Field(pattern=r"^[0-9a-f]{32}$")
@@ -202,10 +202,9 @@ class _Identified(_Frozen):
     cell: Cell
 
 
-class Run(_Identified):
-    """Hold one fresh process's steps, in order, with its paired ceilings: the unit of resampling."""
+class Timed(_Identified):
+    """Hold one fresh process's steps, in order, with its paired ceilings."""
 
-    kind: Literal["run"] = "run"
     protocol: Protocol
     steps: tuple[Step, ...]
     ceilings: tuple[CeilingReading, ...] = Field(min_length=2)
@@ -248,6 +247,12 @@ class Run(_Identified):
                 yield median(timed), median(rates), ends[1] <= STEADY_SPREAD * ends[0]
 
 
+class Run(Timed):
+    """Hold one run of a cell: the unit of resampling."""
+
+    kind: Literal["run"] = "run"
+
+
 class Failure(_Identified):
     """Record a run that was started and gave no times."""
 
@@ -263,6 +268,3 @@ class Skip(_Identified):
     kind: Literal["skip"] = "skip"
     reason: str
     device: DeviceInfo | None = None
-
-
-Record = Annotated[Run | Failure | Skip, Field(discriminator="kind")]

@@ -7,13 +7,16 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from memfloor.errors import UsageError, first_problem
-from memfloor.record.schema import SCHEMA_VERSION, Failure, Record, Run, Skip
+from memfloor.record.anatomy import Anatomy
+from memfloor.record.schema import SCHEMA_VERSION, Failure, Run, Skip
 
-_ADAPTER: TypeAdapter[Run | Failure | Skip] = TypeAdapter(Record)
+Record = Run | Failure | Skip | Anatomy
+_ADAPTER: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class Store:
         except OSError as error:
             raise UsageError(f"cannot write to {self.folder}: {error.strerror or error}") from error
 
-    def add(self, record: Run | Failure | Skip) -> Path:
+    def add(self, record: Record) -> Path:
         """Write a record so that a reader sees all of it or nothing, also after a power cut.
 
         Raises:
@@ -69,14 +72,26 @@ class Store:
         return path
 
     def read(self) -> tuple[list[Run | Failure | Skip], list[UnreadableFile]]:
-        """Return every record below the folder, oldest first, and the JSON files that are not readable as one.
+        """Return every run, failure and skip below the folder, oldest first, and the JSON files that are no record.
 
         Raises:
             UsageError: The folder does not exist.
         """
+        records, unreadable = self._read_all()
+        return [record for record in records if not isinstance(record, Anatomy)], unreadable
+
+    def anatomies(self) -> list[Anatomy]:
+        """Return every anatomy below the folder, oldest first.
+
+        Raises:
+            UsageError: The folder does not exist.
+        """
+        return [record for record in self._read_all()[0] if isinstance(record, Anatomy)]
+
+    def _read_all(self) -> tuple[list[Record], list[UnreadableFile]]:
         if not self.folder.is_dir():
             raise UsageError(f"{self.folder} is not a folder with records")
-        records: list[Run | Failure | Skip] = []
+        records: list[Record] = []
         unreadable: list[UnreadableFile] = []
         for path in self._files():
             result = _read_file(path)
@@ -92,7 +107,7 @@ class Store:
         return (path for path in sorted(self.folder.rglob("*.json")) if not path.name.startswith("."))
 
 
-def _read_file(path: Path) -> Run | Failure | Skip | UnreadableFile:
+def _read_file(path: Path) -> Record | UnreadableFile:
     try:
         raw = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -108,7 +123,7 @@ def _read_file(path: Path) -> Run | Failure | Skip | UnreadableFile:
         return UnreadableFile(path, f"not a valid record: {first_problem(error)}")
 
 
-def _file_stem(record: Run | Failure | Skip) -> str:
+def _file_stem(record: Record) -> str:
     readable = re.sub(r"[^A-Za-z0-9.=]+", "-", record.cell.key)[:120].strip("-")
     return f"{readable}_{record.kind}{record.block:03d}_{record.record_id}"
 

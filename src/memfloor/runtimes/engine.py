@@ -9,7 +9,7 @@ from memfloor.errors import UsageError
 from memfloor.floor import check_context
 from memfloor.record import Cell, ObservedPath
 from memfloor.runtimes.memory import require_memory
-from memfloor.runtimes.protocol import DecodeRequest
+from memfloor.runtimes.protocol import DecodeRequest, TracedParts
 
 if TYPE_CHECKING:
     from memfloor.engine.decode import Decoder
@@ -52,6 +52,11 @@ class Engine:
         reason: str | None = backend.machine_reason() or backend.cell_reason(cell)
         return reason
 
+    @classmethod
+    def launches_one_by_one(cls, cell: Cell) -> bool:
+        """Tell whether each call of the plan is issued from Python."""
+        return cell.options.get("launch", "graph") == "eager"
+
     def prepare(self) -> None:
         """Load weights, fill the KV cache up to `start_len` tokens and capture the step."""
         from memfloor.engine.decode import Decoder
@@ -75,6 +80,11 @@ class Engine:
         model = decoder.model
         facts = {"launch": self._launch(), "max_len": str(model.max_len), **model.facts()}
         return ObservedPath(operators=model.plan.counts(), facts=facts)
+
+    def traced_parts(self) -> TracedParts:
+        """Return the plan, and on a CPU the clock of its operations."""
+        model = self._prepared().model
+        return TracedParts(plan=model.plan, timed_step=getattr(model, "timed_step", None))
 
     def _launch(self) -> str:
         return self._request.cell.options.get("launch", "graph")

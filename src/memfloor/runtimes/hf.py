@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from memfloor.record import Cell, ObservedPath
 from memfloor.runtimes.census import operator_census
 from memfloor.runtimes.memory import require_memory
-from memfloor.runtimes.protocol import DecodeRequest
+from memfloor.runtimes.protocol import DecodeRequest, TracedParts
 from memfloor.runtimes.random_weights import fill_parameters, random_tensor
 from memfloor.spec import ModelSpec
 
@@ -49,6 +49,11 @@ class HfEager:
             return "sdpa back ends are pinned on a CUDA GPU only"
         return refused_formats(cls.name, cell)
 
+    @classmethod
+    def launches_one_by_one(cls, cell: Cell) -> bool:
+        """Tell that every kernel is launched on its own."""
+        return True
+
     def prepare(self) -> None:
         """Build the model, fill its cache, and choose a first token."""
         import torch
@@ -79,6 +84,10 @@ class HfEager:
 
     def step(self) -> None:
         """Feed the last token and choose the most likely next one."""
+        self.eager_step()
+
+    def eager_step(self) -> None:
+        """Take one step operator by operator."""
         import torch
 
         with torch.inference_mode():
@@ -92,6 +101,10 @@ class HfEager:
     def observed_path(self) -> ObservedPath:
         """Take one more step under a census of its operators."""
         return ObservedPath(operators=operator_census(self.forward), facts=self.facts())
+
+    def traced_parts(self) -> TracedParts:
+        """Return the model, its cache and its eager step."""
+        return TracedParts(module=self.model, cache=self.cache, eager_step=self.eager_step)
 
     def facts(self) -> dict[str, str]:
         """Return what the prepared model says of itself."""

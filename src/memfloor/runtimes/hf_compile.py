@@ -14,7 +14,7 @@ from memfloor.errors import UsageError
 from memfloor.record import Cell, ObservedPath
 from memfloor.runtimes.hf import HfEager
 from memfloor.runtimes.hf_static import HfStatic
-from memfloor.runtimes.protocol import DecodeRequest
+from memfloor.runtimes.protocol import DecodeRequest, TracedParts
 
 # CUDA Graphs, which `reduce-overhead` adds, remove the launches of a GPU; a CPU has none, and ignores them.
 DEFAULT_MODES = {"cuda": "reduce-overhead", "cpu": "default"}
@@ -54,6 +54,15 @@ class HfCompile(HfStatic):
         if cell.device == "cuda" and find_spec("triton") is None:
             return "torch.compile needs triton on a GPU; pip install triton"
         return "sliding-window attention recompiles" if cell.spec.num_sliding_layers else None
+
+    @classmethod
+    def launches_one_by_one(cls, cell: Cell) -> bool:
+        """Tell that compiled code launches the step."""
+        return False
+
+    def traced_parts(self) -> TracedParts:
+        """Return nothing to label by: compiled kernels belong to no single module."""
+        return TracedParts()
 
     def prepare(self) -> None:
         """Build the model and its cache, compile the step, and bring cache and token back to the start."""

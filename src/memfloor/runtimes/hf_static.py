@@ -37,6 +37,11 @@ class HfStatic(HfEager):
             return "launch=graph needs a CUDA GPU"
         return None
 
+    @classmethod
+    def launches_one_by_one(cls, cell: Cell) -> bool:
+        """Tell whether the step is not replayed from a graph."""
+        return cell.options.get("launch", "eager") == "eager"
+
     def prepare(self) -> None:
         """Build the model and its cache and, for `launch=graph`, capture one step."""
         super().prepare()

@@ -64,6 +64,14 @@ class LlamaCpp:
             return f"llama-cpp-python does not load ({error}); install it again on this machine"
         return None if cell is None else cell_reason(cell)
 
+    @classmethod
+    def launches_one_by_one(cls, cell: Cell) -> bool:
+        """Tell that one native call runs the whole step."""
+        return False
+
+    def traced_parts(self) -> None:
+        """Return nothing: no profiler sees the operators of llama.cpp."""
+
     def prepare(self) -> None:
         """Write the model's file, load it, delete it, and fill the KV cache up to `start_len` tokens."""
         from memfloor.runtimes.llama_context import LlamaContext, LlamaModel

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
+from memfloor.engine.plan import Plan
 from memfloor.record import Cell, ObservedPath
 
 
@@ -28,6 +29,25 @@ class DecodeRequest:
     max_steps: int
     seed: int = 0
     report: Callable[[str], None] = _silent
+
+
+@dataclass(frozen=True, slots=True)
+class TracedParts:
+    """Offer what an anatomy can tell the kernels of a step by.
+
+    Attributes:
+        module: Model whose modules can be annotated.
+        cache: KV cache of that model.
+        eager_step: The step of the module, launched operator by operator.
+        plan: The plan that a step issues or replays, a kernel per call.
+        timed_step: Takes one step and returns the seconds of each call of the plan, where no profiler sees them.
+    """
+
+    module: Any = None
+    cache: Any = None
+    eager_step: Callable[[], None] | None = None
+    plan: Plan | None = None
+    timed_step: Callable[[], list[float]] | None = None
 
 
 class Runtime(Protocol):
@@ -55,6 +75,10 @@ class Runtime(Protocol):
         Without a cell the answer is about the machine and what is installed, and ends with the install line.
         """
 
+    @classmethod
+    def launches_one_by_one(cls, cell: Cell) -> bool:
+        """Tell whether each kernel of a step of this cell is launched on its own."""
+
     def prepare(self) -> None:
         """Load weights and fill the KV cache up to `start_len` tokens."""
 
@@ -63,3 +87,6 @@ class Runtime(Protocol):
 
     def observed_path(self) -> ObservedPath:
         """Take one more step and report what it really ran; called after the last timed step."""
+
+    def traced_parts(self) -> TracedParts | None:
+        """Return what an anatomy can tell the kernels of a prepared step by; None if no trace can see them."""

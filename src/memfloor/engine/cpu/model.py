@@ -129,6 +129,15 @@ class CpuModel:
         """Return the plan as one native call of `steps` steps."""
         return ReplayedPlan(self.native_step, steps, self._cpu)
 
+    def timed_step(self) -> list[float]:
+        """Take one step like a replay and return the seconds of each of the plan's operations, in order.
+
+        An operation ends where the last thread meets the others. The clock is read once per operation.
+        """
+        with bound_to(self._cpu):
+            seconds: list[float] = self.native_step.run_timed(1)
+        return seconds
+
     def ring(self) -> list[int]:
         """Return the last tokens, each at its slot modulo `RING_LEN`."""
         tokens: list[int] = self.native_step.ring.tolist()

@@ -52,6 +52,11 @@ class KernelCall:
     reads: tuple[Tensor, ...] = field(default=())
     registers: int | None = None
 
+    @property
+    def read_bytes(self) -> int:
+        """Return the bytes of `reads`."""
+        return sum(tensor.nbytes for tensor in self.reads)
+
     def issue(self) -> None:
         """Launch the kernel on the current stream."""
         self.kernel[(self.programs,)](*self.args, **self.constants, **self.options())

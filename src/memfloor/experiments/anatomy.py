@@ -1,0 +1,114 @@
+"""Where does a step's time go? Timed steps in one process, traced ones in another, and a twin without work."""
+
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from memfloor.errors import UsageError
+from memfloor.experiments.job import Job, Measured
+from memfloor.experiments.tracing import TraceJob
+from memfloor.measure.process import run_child
+from memfloor.record import Anatomy, Cell, Protocol, StepTrace, Store
+from memfloor.runtimes import find_runtime
+
+TIMED_CHILD = "memfloor.experiments.child"
+TRACED_CHILD = "memfloor.experiments.traced_child"
+# Shapes whose kernels take no time to speak of; every kernel of the engine takes them too.
+TWIN_SHAPE = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 512, "head_dim": 16}
+TWIN_CONTEXT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class AnatomyPlan:
+    """Say what is taken apart how often.
+
+    Attributes:
+        cell: What is decoded and how.
+        runs: Anatomies, each of fresh processes.
+        protocol: How timed steps are taken.
+        traced_steps: Steps of each trace.
+        time_limit_seconds: Time after which a process is ended.
+        seed: Of weights and cache.
+    """
+
+    cell: Cell
+    runs: int
+    protocol: Protocol
+    traced_steps: int = 5
+    time_limit_seconds: float = 900.0
+    seed: int = 0
+
+
+def twin_cell(cell: Cell) -> Cell | None:
+    """Return the cell of the same operators on tensors too small to matter; None where nothing launches them singly."""
+    if not find_runtime(cell.runtime).launches_one_by_one(cell):
+        return None
+    spec = cell.spec.model_copy(update={**TWIN_SHAPE, "name": f"{cell.spec.name}-twin"})
+    workload = cell.workload.model_copy(update={"context_len": TWIN_CONTEXT})
+    return cell.model_copy(update={"spec": spec, "workload": workload, "weights_from": None, "prefill": False})
+
+
+def take_anatomies(plan: AnatomyPlan, store: Store, on_phase: Callable[[str], None]) -> Iterator[Anatomy]:
+    """Take every anatomy of a plan; each one's record and trace are on disk when it is yielded.
+
+    Raises:
+        UsageError: A process could not run the cell, or its trace does not show what was run.
+    """
+    for block in range(plan.runs):
+        on_phase(f"anatomy {block + 1} of {plan.runs}")
+        anatomy = _take_one(plan, block, store, on_phase)
+        store.add(anatomy)
+        yield anatomy
+
+
+def _take_one(plan: AnatomyPlan, block: int, store: Store, on_phase: Callable[[str], None]) -> Anatomy:
+    cell, twin, record_id = plan.cell, twin_cell(plan.cell), uuid.uuid4().hex
+    seed = plan.seed + block
+    taken_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    job = Job(cell=cell, protocol=plan.protocol, seed=seed, twin=twin)
+    measured = Measured.model_validate(_ask(TIMED_CHILD, job.model_dump_json(), "measured", plan, on_phase))
+
+    def trace(of: Cell, what: str) -> StepTrace:
+        path = store.folder / f"{what}-{record_id}.trace.json.gz"
+        traced = TraceJob(cell=of, seed=seed, steps=plan.traced_steps, path=path)
+        return StepTrace.model_validate(_ask(TRACED_CHILD, traced.model_dump_json(), "traced", plan, on_phase))
+
+    return Anatomy(
+        record_id=record_id,
+        session_id=uuid.uuid4().hex,
+        taken_at=taken_at,
+        block=block,
+        seed=seed,
+        cell=cell,
+        protocol=plan.protocol,
+        steps=measured.timings.steps,
+        ceilings=measured.timings.ceilings,
+        environment=measured.environment,
+        path=measured.path,
+        twin=measured.twin,
+        trace=trace(cell, "step"),
+        twin_trace=trace(twin, "twin") if twin else None,
+    )
+
+
+def _ask(module: str, job: str, wanted: str, plan: AnatomyPlan, on_phase: Callable[[str], None]) -> Any:
+    heard: dict[str, Any] = {}
+
+    def hear(event: Mapping[str, Any]) -> None:
+        heard[event["event"]] = event
+        if event["event"] == "phase":
+            on_phase(event["phase"])
+
+    outcome = run_child(module, job, plan.time_limit_seconds, hear)
+    if wanted in heard:
+        return heard[wanted][wanted]
+    if "unavailable" in heard:
+        raise UsageError(heard["unavailable"]["reason"])
+    if "out_of_memory" in heard:
+        raise UsageError(f"out of memory: {heard['out_of_memory']['message']}")
+    if outcome.timed_out:
+        raise UsageError(f"no end after {plan.time_limit_seconds:g} s")
+    last = outcome.last_words.splitlines()[-1] if outcome.last_words else "no last words"
+    raise UsageError(f"{plan.cell.runtime_text}: {outcome.describe()}; {last}")

@@ -1,0 +1,152 @@
+"""Say what each kernel of a step is: its module, layer and role, and the bytes it must read."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from memfloor.errors import UsageError
+from memfloor.floor import projections, step_traffic
+from memfloor.record import Role
+from memfloor.spec import ModelSpec, Workload, weight_format
+from memfloor.trace.steps import Kernel
+
+LAYER = re.compile(r"\blayers\.(\d+)")
+# Operators that multiply by a matrix of weights.
+PRODUCTS = re.compile(r"aten::(mm|bmm|addmm|matmul|linear|mv|addmv)$|mkldnn_linear|linear_pointwise")
+ATTENTION = re.compile(r"scaled_dot_product|flash_attention|efficient_attention|cudnn_attention")
+COPIES = re.compile(r"aten::(clone|contiguous|index_copy_|index_put_|_index_put_impl_)$")
+# What a kernel's own name tells where nothing else is known of it.
+NAMES: tuple[tuple[re.Pattern[str], Role], ...] = (
+    (re.compile(r"sdpa|flash|fmha|attention", re.IGNORECASE), "attention"),
+    (re.compile(r"nvjet|gemm|gemv|splitkreduce|cutlass|_mm_|_addmm", re.IGNORECASE), "weights"),
+    (re.compile(r"argmax|sampl", re.IGNORECASE), "sampling"),
+)
+# Operations of the engine's plans.
+PLAN_ROLES: dict[str, Role] = {
+    "attention": "attention",
+    "combine": "attention",
+    "sample": "sampling",
+    "embed": "sampling",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """Say what one kernel of a step is; the fields are those of a `TracedKernel`."""
+
+    op: str
+    role: Role
+    scope: str = ""
+    layer: int | None = None
+    read_bytes: int = 0
+
+
+def label_by_plan(
+    kernels: int, ops: Sequence[str], read_bytes: Sequence[int], spec: ModelSpec, workload: Workload
+) -> list[Label]:
+    """Label the kernels of a plan, which are its calls in order.
+
+    Args:
+        kernels: Kernels of a traced step.
+        ops: Operation of each call.
+        read_bytes: Bytes of weights that each call reads.
+        spec: The model.
+        workload: What was decoded.
+
+    Raises:
+        UsageError: The trace has not one kernel per call.
+    """
+    if kernels != len(ops):
+        raise UsageError(f"the plan has {len(ops)} calls and the trace {kernels} kernels: another path was taken")
+    seen: dict[str, int] = {}
+    labels = []
+    for op, weights in zip(ops, read_bytes, strict=True):
+        nth, times = seen.setdefault(op, 0), ops.count(op)
+        seen[op] += 1
+        layer = nth * spec.num_hidden_layers // times if times >= spec.num_hidden_layers else None
+        # The first part of attention reads keys and values, a second part joins what it found.
+        read = kv_layer_bytes(spec, workload, layer or 0) if op == "attention" else weights
+        labels.append(Label(op, PLAN_ROLES.get(op, "weights"), op, layer, read))
+    return labels
+
+
+def label_by_modules(
+    kernels: Sequence[Kernel], labelled: Sequence[Kernel], spec: ModelSpec, workload: Workload
+) -> list[Label]:
+    """Label kernels by the same kernels of a trace whose modules were annotated.
+
+    Args:
+        kernels: The step to label.
+        labelled: The same step with modules annotated; its times do not matter.
+        spec: The model.
+        workload: What was decoded.
+
+    Raises:
+        UsageError: The two steps ran different kernels.
+    """
+    for place, (one, other) in enumerate(zip(kernels, labelled, strict=False)):
+        if one.name != other.name:
+            raise UsageError(f"kernel {place} is {one.name[:80]} in one trace and {other.name[:80]} in the other")
+    if len(kernels) != len(labelled):
+        raise UsageError(f"one trace has {len(kernels)} kernels a step, the one with modules {len(labelled)}")
+    labels = [_module_label(kernel) for kernel in labelled]
+    return _with_bytes(labels, [kernel.seconds for kernel in kernels], spec, workload)
+
+
+def label_by_names(kernels: Sequence[Kernel]) -> list[Label]:
+    """Label kernels by their own names alone: a role, no module, no layer, no bytes."""
+    return [Label(kernel.ops[-1] if kernel.ops else "", _named_role(kernel.name)) for kernel in kernels]
+
+
+def kv_layer_bytes(spec: ModelSpec, workload: Workload, layer: int) -> int:
+    """Return the bytes of keys and values that attention of one layer reads in a step."""
+    slides = layer >= spec.num_hidden_layers - spec.num_sliding_layers
+    one = spec.model_copy(update={"num_hidden_layers": 1, "num_sliding_layers": int(slides)})
+    return step_traffic(one, workload, "blocks").kv_read
+
+
+def _module_label(kernel: Kernel) -> Label:
+    found = LAYER.search(kernel.scope)
+    layer = int(found.group(1)) if found else None
+    return Label(kernel.ops[-1] if kernel.ops else "", _role(kernel), kernel.scope, layer)
+
+
+def _role(kernel: Kernel) -> Role:
+    ops, scope = kernel.ops, kernel.scope
+    if any(ATTENTION.search(op) for op in ops):
+        return "attention"
+    if scope == "cache.update" or (scope.endswith("attn") and any(COPIES.search(op) for op in ops)):
+        return "cache"
+    if any(PRODUCTS.search(op) for op in ops) and scope.endswith(("_proj", "lm_head")):
+        return "weights"
+    return "sampling" if any("argmax" in op for op in ops) else "elementwise"
+
+
+def _named_role(name: str) -> Role:
+    return next((role for pattern, role in NAMES if pattern.search(name)), "elementwise")
+
+
+def _with_bytes(labels: Sequence[Label], seconds: Sequence[float], spec: ModelSpec, workload: Workload) -> list[Label]:
+    """Give the bytes of a matrix, or of a layer's keys and values, to the longest of the kernels that share them."""
+    longest: dict[tuple[str, str], int] = {}
+    for index, label in enumerate(labels):
+        key = (label.role, label.scope)
+        if label.role in ("weights", "attention") and seconds[index] > seconds[longest.setdefault(key, index)]:
+            longest[key] = index
+    result = list(labels)
+    for index in longest.values():
+        result[index] = replace(result[index], read_bytes=_bytes_of(result[index], spec, workload))
+    return result
+
+
+def _bytes_of(label: Label, spec: ModelSpec, workload: Workload) -> int:
+    if label.role == "attention":
+        return kv_layer_bytes(spec, workload, label.layer or 0)
+    module = label.scope.rpartition(".")[2]
+    shapes = {**projections(spec), "lm_head": (spec.vocab_size, spec.hidden_size)}
+    rows, columns = shapes.get(module, (0, 0))
+    format_name = workload.head if module == "lm_head" else workload.weights
+    if not rows:
+        return 0
+    weights = weight_format(format_name)
+    return weights.weight_bytes(rows, columns) + weights.scales_bytes(rows, columns)
