@@ -150,6 +150,7 @@ def _show(records: Records, cells: Sequence[Cell], options: RunOptions) -> None:
 
 
 def chosen_device(options: RunOptions) -> str:
+    """Return the device asked for, or the GPU if there is one; refuse one that cannot be measured."""
     from memfloor.engine.cpu.native import allowed_cpus, unavailable_reason
     from memfloor.measure.environment import cuda_unavailable_reason, default_device
 
@@ -164,6 +165,7 @@ def chosen_device(options: RunOptions) -> str:
 
 
 def grid_options(options: RunOptions) -> dict[str, Any]:
+    """Return the options that shape every cell of a grid."""
     if options.weights_from is not None and not (options.weights_from / "config.json").is_file():
         raise UsageError(f"{options.weights_from} is no Hugging Face checkpoint: it holds no config.json")
     return {
@@ -178,6 +180,7 @@ def grid_options(options: RunOptions) -> dict[str, Any]:
 
 
 def run_count(options: RunOptions, default: int) -> int:
+    """Return the runs asked for, or the default."""
     runs = default if options.runs is None else options.runs
     if runs < 1:
         raise UsageError(f"runs must be 1 or more, not {runs}")
@@ -185,12 +188,14 @@ def run_count(options: RunOptions, default: int) -> int:
 
 
 def time_limit(options: RunOptions) -> float:
+    """Return the time limit, once it is a time."""
     if not 0 < options.time_limit_seconds < math.inf:
         raise UsageError(f"time-limit-seconds must be above zero and finite, not {options.time_limit_seconds}")
     return options.time_limit_seconds
 
 
 def protocol(options: RunOptions, device: str) -> Protocol:
+    """Return the protocol of a run on a device."""
     if options.warmup_steps < 1:
         raise UsageError(f"warmup-steps must be 1 or more, not {options.warmup_steps}")
     if options.timed_steps < 2:

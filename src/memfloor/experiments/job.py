@@ -3,6 +3,7 @@
 import os
 import platform
 from collections.abc import Callable
+from dataclasses import asdict
 
 import psutil
 from pydantic import BaseModel, ConfigDict
@@ -108,7 +109,7 @@ def _take_twin(cell: Cell, protocol: Protocol, on_phase: Callable[[str], None]) 
     runtime.prepare()
     clock = clock_for(cell.device)
     taken = [clock.time(runtime.step) for _ in range(steps)][protocol.warmup_steps :]
-    return tuple(Step(phase="timed", host_seconds=host, device_seconds=device) for host, device in taken)
+    return tuple(Step(phase="timed", **asdict(times)) for times in taken)
 
 
 def _environment(device: DeviceInfo, threads: int, watch: LoadWatch, before: dict[str, float | str]) -> Environment:

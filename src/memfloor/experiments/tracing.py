@@ -1,12 +1,12 @@
 """Trace a few steps of one cell in this process, and say what each kernel of a step is."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from memfloor.errors import UsageError
 from memfloor.experiments.job import Unavailable
 from memfloor.record import Cell, StepTrace, TracedKernel
 from memfloor.runtimes import DecodeRequest, find_runtime
@@ -90,6 +90,7 @@ def _clocked(parts: TracedParts, timed_step: Callable[[], list[float]], job: Tra
         device="cpu",
         step_seconds=tuple(map(sum, steps)),
         kernels=kernels,
+        launches={},
         labelled="plan",
     )
 
@@ -99,8 +100,8 @@ def _profiled(step: Callable[[], None], parts: TracedParts, job: TraceJob) -> St
 
     device = job.cell.device
     capture_steps(step, job.steps, device, job.path)
-    steps = cut_steps(read_trace(job.path), device)
-    _require_equal(steps)
+    every = cut_steps(read_trace(job.path), device)
+    steps = most_common(every)
     if parts.plan is not None:
         how, labels = "plan", _plan_labels(len(steps[0].kernels), parts, job.cell)
     elif parts.module is not None and parts.eager_step is not None:
@@ -115,6 +116,7 @@ def _profiled(step: Callable[[], None], parts: TracedParts, job: TraceJob) -> St
             "lead_seconds": [taken.lead for taken in steps],
             "kernels": [_kernel(index, label, steps) for index, label in enumerate(labels)],
             "launches": steps[0].launches,
+            "other_steps": len(every) - len(steps),
             "labelled": how,
         }
     )
@@ -153,8 +155,9 @@ def _module_labels(step: TracedStep, parts: TracedParts, eager_step: Callable[[]
     return label_by_modules(step.kernels, labelled.kernels, job.cell.spec, job.cell.workload)
 
 
-def _require_equal(steps: Sequence[TracedStep]) -> None:
-    names = [[kernel.name for kernel in step.kernels] for step in steps]
-    for number, other in enumerate(names[1:], 2):
-        if other != names[0]:
-            raise UsageError(f"traced step {number} ran other kernels than step 1: {len(other)} and {len(names[0])}")
+def most_common(steps: Sequence[TracedStep]) -> list[TracedStep]:
+    """Return the steps that ran the most common sequence of kernels; a library may choose others by the context."""
+    groups: dict[tuple[str, ...], list[TracedStep]] = defaultdict(list)
+    for step in steps:
+        groups[tuple(kernel.name for kernel in step.kernels)].append(step)
+    return max(groups.values(), key=len)

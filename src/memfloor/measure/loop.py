@@ -1,7 +1,7 @@
 """The protocol of one run: warm-up, timed steps in parts, and the paired ceiling before, between and after them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from memfloor.measure.ceiling import Ceiling
@@ -43,8 +43,7 @@ def take_run(
 
     def take(phase: Phase, count: int) -> None:
         for _ in range(count):
-            host_seconds, device_seconds = clock.time(step)
-            steps.append(Step(phase=phase, host_seconds=host_seconds, device_seconds=device_seconds))
+            steps.append(Step(phase=phase, **asdict(clock.time(step))))
             on_step(steps[-1])
 
     def read_ceiling() -> None:

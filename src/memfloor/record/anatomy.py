@@ -48,6 +48,7 @@ class StepTrace(Frozen):
         lead_seconds: From each step's start on the host to the start of its first kernel; empty on a CPU.
         kernels: The same kernels in every traced step.
         launches: Calls per step of the driver that launch, allocate or wait, by name.
+        other_steps: Traced steps left out because they ran other kernels than most.
         labelled: How kernels got their scope: by modules of a second trace, by the plan, or by their own names alone.
     """
 
@@ -56,7 +57,8 @@ class StepTrace(Frozen):
     step_seconds: tuple[float, ...] = Field(min_length=1)
     lead_seconds: tuple[float, ...] = ()
     kernels: tuple[TracedKernel, ...] = Field(min_length=1)
-    launches: dict[str, int] = {}
+    launches: dict[str, int]
+    other_steps: int = Field(default=0, ge=0)
     labelled: Literal["modules", "plan", "names"]
 
     @model_validator(mode="after")

@@ -22,6 +22,8 @@ Reading = float | str
 
 
 class Frozen(BaseModel):
+    """Be immutable, and refuse unknown fields and numbers that are none."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
@@ -108,11 +110,16 @@ class Cell(Frozen):
 
 
 class Step(Frozen):
-    """Hold one step's time: by the synchronised host clock and, on a GPU, between two events on its stream."""
+    """Hold one step's time: by the synchronised host clock and, on a GPU, between two events on its stream.
+
+    Attributes:
+        issue_seconds: On a GPU, by the host's clock until everything was launched.
+    """
 
     phase: Literal["warmup", "timed", "settle"]
     host_seconds: float = Field(gt=0)
     device_seconds: float | None = Field(default=None, gt=0)
+    issue_seconds: float | None = Field(default=None, gt=0)
 
     @property
     def seconds(self) -> float:
@@ -215,6 +222,12 @@ class Timed(_Identified):
     def step_seconds(self) -> tuple[float, ...]:
         """Return the timed steps, by the device's clock where there is one."""
         return tuple(step.seconds for step in self.steps if step.phase == "timed")
+
+    @property
+    def issue_seconds(self) -> float | None:
+        """Return the median time in which the host launched a timed step; None where it was not taken."""
+        issued = [step.issue_seconds for step in self.steps if step.phase == "timed" and step.issue_seconds]
+        return median(issued) if issued else None
 
     @property
     def p50_seconds(self) -> float:

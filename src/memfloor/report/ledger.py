@@ -143,25 +143,25 @@ def idle_seconds(anatomy: Anatomy, busy_seconds: float) -> float:
         anatomy: What was timed and traced.
         busy_seconds: The time in which a kernel runs.
     """
-    trace, twin_trace = anatomy.trace, anatomy.twin_trace
-    if twin_trace is None or not anatomy.twin:
+    trace, issued = anatomy.trace, anatomy.issue_seconds
+    if trace.device == "cpu":
+        return twin_seconds(anatomy) if anatomy.twin else gap_seconds(trace)
+    if not anatomy.twin or issued is None:
         # Nothing is launched one by one: the trace's own gaps.
         return gap_seconds(trace)
-    if trace.device == "cpu":
-        return twin_seconds(anatomy)
-    leads = zip(twin_trace.step_seconds, twin_trace.lead_seconds, strict=True)
-    slower = median(seconds + lead for seconds, lead in leads) / twin_seconds(anatomy)
-    return queued_seconds(trace, slower) - busy_seconds
+    return queued_seconds(trace, issued) - busy_seconds
 
 
-def queued_seconds(trace: StepTrace, slower: float) -> float:
+def queued_seconds(trace: StepTrace, issue_seconds: float) -> float:
     """Return the time of a step whose kernels run as traced, each when it is launched and the one before has ended.
 
     Args:
-        trace: Of a step whose kernels are launched one by one.
-        slower: By how much the profiler slowed the host that launches.
+        trace: Of a step whose kernels are launched one by one; it gives the pattern of the launches.
+        issue_seconds: The time in which the host launches the step without a profiler.
     """
     lead = median(trace.lead_seconds)
+    last = max(median(kernel.launch_seconds) for kernel in trace.kernels)
+    slower = (lead + last) / issue_seconds
     latency = min(
         start - launch
         for kernel in trace.kernels
@@ -169,7 +169,7 @@ def queued_seconds(trace: StepTrace, slower: float) -> float:
     )
     end = 0.0
     for kernel, seconds in zip(trace.kernels, exclusive_seconds(trace), strict=True):
-        launched = (median(kernel.launch_seconds) + lead) / slower + latency
+        launched = (lead + median(kernel.launch_seconds)) / slower + latency
         end = max(end, launched) + seconds
     return end
 

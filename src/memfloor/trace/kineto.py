@@ -76,14 +76,14 @@ def read_trace(path: Path) -> list[Span]:
     )
 
 
-def _plain(file: IO[bytes]) -> IO[bytes]:
+def _plain(file: IO[bytes]) -> gzip.GzipFile | IO[bytes]:
     start = file.read(2)
     file.seek(0)
     # The magic bytes of gzip.
     return gzip.GzipFile(fileobj=file) if start == b"\x1f\x8b" else file
 
 
-def _spans(file: IO[bytes]) -> Iterator[tuple[Category, str, float, float, int, int | None]]:
+def _spans(file: gzip.GzipFile | IO[bytes]) -> Iterator[tuple[Category, str, float, float, int, int | None]]:
     for event in ijson.items(file, "traceEvents.item", use_float=True):
         category = CATEGORIES.get(event.get("cat"))
         if category is not None and event["ph"] == "X":
