@@ -78,7 +78,7 @@ class Anatomy(Timed):
         twin: The same operators on tensors too small to matter, timed in the process of the timed steps; empty where a
             step is not launched operator by operator.
         trace: The traced steps.
-        twin_trace: Traced steps of the twin; None where there is no twin.
+        twin_trace: Traced steps of the twin; on a CPU alone.
     """
 
     kind: Literal["anatomy"] = "anatomy"
