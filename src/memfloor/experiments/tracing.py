@@ -19,6 +19,8 @@ from memfloor.trace.steps import TracedStep, cut_steps
 SETTLING_STEPS = 3
 # Names of templates run to kilobytes.
 NAME_CHARACTERS = 120
+# Traces give nanoseconds; what lies beyond is noise of the sums.
+DECIMALS = 10
 
 
 class TraceJob(BaseModel):
@@ -80,7 +82,7 @@ def _clocked(parts: TracedParts, timed_step: Callable[[], list[float]], job: Tra
             layer=label.layer,
             role=label.role,
             read_bytes=label.read_bytes,
-            start_seconds=tuple(start[index] for start in starts),
+            start_seconds=tuple(round(start[index], DECIMALS) for start in starts),
             seconds=tuple(seconds[index] for seconds in steps),
         )
         for index, label in enumerate(labels)
@@ -132,9 +134,9 @@ def _kernel(index: int, label: Label, steps: Sequence[TracedStep]) -> TracedKern
         layer=label.layer,
         role=label.role,
         read_bytes=label.read_bytes,
-        start_seconds=tuple(kernel.start for kernel in same),
-        seconds=tuple(kernel.seconds for kernel in same),
-        launch_seconds=tuple(launches),
+        start_seconds=tuple(round(kernel.start, DECIMALS) for kernel in same),
+        seconds=tuple(round(kernel.seconds, DECIMALS) for kernel in same),
+        launch_seconds=tuple(round(launch, DECIMALS) for launch in launches),
     )
 
 

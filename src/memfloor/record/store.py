@@ -59,7 +59,8 @@ class Store:
         draft = self.folder / f".draft-{uuid.uuid4().hex}"
         try:
             with draft.open("w", encoding="utf-8") as file:
-                file.write(record.model_dump_json(indent=1) + "\n")
+                # A trace has a thousand kernels: a number per line would be most of the file.
+                file.write(record.model_dump_json(indent=None if isinstance(record, Anatomy) else 1) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(path)

@@ -143,12 +143,12 @@ def idle_seconds(anatomy: Anatomy, busy_seconds: float) -> float:
         anatomy: What was timed and traced.
         busy_seconds: The time in which a kernel runs.
     """
-    trace, issued = anatomy.trace, anatomy.issue_seconds
+    trace, issued = anatomy.trace, anatomy.issue_seconds or 0.0
     if trace.device == "cpu":
         return twin_seconds(anatomy) if anatomy.twin else gap_seconds(trace)
-    if not anatomy.twin or issued is None:
-        # Nothing is launched one by one: the trace's own gaps.
-        return gap_seconds(trace)
+    if not anatomy.twin:
+        # Launched as a whole: what the host does before, and the trace's own gaps.
+        return issued + gap_seconds(trace)
     return queued_seconds(trace, issued) - busy_seconds
 
 

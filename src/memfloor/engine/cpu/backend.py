@@ -17,7 +17,7 @@ from memfloor.spec import ModelSpec
 
 WEIGHTS = ("bf16", "int8", "int4-g128", "int4-g32")
 KV = ("bf16", "int8")
-ISAS = ("avx512-bf16", "avx512", "avx2", "neon", "portable")
+ISAS = ("avx512-bf16", "avx512", "avx2", "neon-dotprod", "neon", "portable")
 OPTIONS = {"isa": ISAS}
 # Numbers of the block that fills the KV cache.
 FILL_NUMBERS = 1_048_583
