@@ -44,21 +44,22 @@ def fake_cuda(monkeypatch, log):
 
 
 def test_the_host_clock_times_the_call_and_nothing_else(log):
-    assert clock.HostClock().time(lambda: log.append("call")) == (pytest.approx(1e-6), None)
+    assert clock.HostClock().time(lambda: log.append("call")) == clock.Times(pytest.approx(1e-6), None, None)
     assert log == ["look", "call", "look"]
 
 
 @pytest.mark.usefixtures("fake_cuda")
 def test_the_cuda_clock_synchronises_before_and_waits_for_the_end_event(log):
     clock.CudaClock().time(lambda: log.append("call"))
-    assert log == ["synchronize", "look", "record start", "call", "record end", "wait for end", "look"]
+    assert log == ["synchronize", "look", "record start", "call", "look", "record end", "wait for end", "look"]
 
 
 @pytest.mark.usefixtures("fake_cuda", "log")
 def test_the_cuda_clock_gives_seconds_of_both_clocks():
-    host_seconds, device_seconds = clock.CudaClock().time(lambda: None)
-    assert host_seconds == pytest.approx(1e-6)
-    assert device_seconds == pytest.approx(0.0125)
+    times = clock.CudaClock().time(lambda: None)
+    assert times.issue_seconds == pytest.approx(1e-6)
+    assert times.host_seconds == pytest.approx(2e-6)
+    assert times.device_seconds == pytest.approx(0.0125)
 
 
 @pytest.mark.usefixtures("fake_cuda")

@@ -1,5 +1,6 @@
 import pytest
 
+from memfloor.measure.clock import Times
 from memfloor.measure.loop import take_run
 from memfloor.record import CeilingReading, Protocol
 
@@ -18,7 +19,7 @@ class Bench:
     def time(self, call):
         call()
         self.ticks += 1
-        return self.ticks * 1e-3, self.device_seconds
+        return Times(self.ticks * 1e-3, self.device_seconds)
 
     def read(self, passes, after_steps=0):
         self.log.append("ceiling")

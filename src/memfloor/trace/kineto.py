@@ -87,7 +87,7 @@ def _spans(file: gzip.GzipFile | IO[bytes]) -> Iterator[tuple[Category, str, flo
     for event in ijson.items(file, "traceEvents.item", use_float=True):
         category = CATEGORIES.get(event.get("cat"))
         if category is not None and event["ph"] == "X":
-            yield category, event["name"], event["ts"], event["dur"], *_place(category, event)
+            yield category, event["name"], float(event["ts"]), float(event["dur"]), *_place(category, event)
 
 
 def _place(category: Category, event: dict[str, Any]) -> tuple[int, int | None]:

@@ -1,0 +1,182 @@
+import numpy as np
+import pytest
+
+from memfloor.record import Anatomy, Step, StepTrace, Store, TracedKernel
+from memfloor.report.ledger import entries_of, exclusive_seconds, gap_seconds, make_ledger, queued_seconds
+
+MICROSECOND = 1e-6
+ROLES = ("weights", "attention", "cache", "elementwise", "elementwise")
+
+
+def queue(durations, launches):
+    """Return the start of each kernel when a stream runs them in order: the truth of the synthetic runtime."""
+    starts, end = [], 0.0
+    for duration, launch in zip(durations, launches, strict=True):
+        starts.append(max(end, launch))
+        end = starts[-1] + duration
+    return starts, end
+
+
+class SyntheticRuntime:
+    """Launch kernels of known time at a known cost each; a profiler makes each launch dearer, and no kernel."""
+
+    def __init__(self, durations, launch_seconds, profiler_factor=2.3, host_before=5e-6):
+        self.durations, self.launch_seconds = list(durations), launch_seconds
+        self.profiler_factor, self.host_before = profiler_factor, host_before
+
+    def launches(self, factor=1.0):
+        return [factor * (self.host_before + n * self.launch_seconds) for n in range(len(self.durations))]
+
+    def timed(self):
+        """Return the true step, its time of issue, and the time in which a kernel runs."""
+        launches = self.launches()
+        return queue(self.durations, launches)[1], launches[-1], sum(self.durations)
+
+    def trace(self, noise=None):
+        launches = self.launches(self.profiler_factor)
+        durations = self.durations if noise is None else [d * noise.normal(1, 0.01) for d in self.durations]
+        starts, end = queue(durations, launches)
+        first = starts[0]
+        kernels = [
+            TracedKernel(
+                name=f"k{n}",
+                op="aten::op",
+                role=ROLES[n % len(ROLES)],
+                start_seconds=(start - first,),
+                seconds=(duration,),
+                launch_seconds=(launch - first,),
+            )
+            for n, (start, duration, launch) in enumerate(zip(starts, durations, launches, strict=True))
+        ]
+        return StepTrace(
+            tool="synthetic",
+            device="cuda",
+            step_seconds=(end - first,),
+            lead_seconds=(first,),
+            kernels=kernels,
+            launches={},
+            labelled="modules",
+        )
+
+
+@pytest.fixture
+def anatomy_of(make_run, make_cell):
+    def make(step_seconds, trace, issue_seconds=None, twin_seconds=(), twin_trace=None, block=0):
+        run = make_run(step_seconds=(step_seconds,) * 3, block=block, cell=make_cell(device=trace.device))
+        fields = run.model_dump(exclude={"kind", "steps"})
+        steps = [Step(phase="warmup", host_seconds=9.0, issue_seconds=issue_seconds)]
+        steps += [Step(phase="timed", host_seconds=step_seconds, issue_seconds=issue_seconds)] * 3
+        twin = [Step(phase="timed", host_seconds=seconds) for seconds in twin_seconds]
+        return Anatomy(**fields, steps=steps, trace=trace, twin=twin, twin_trace=twin_trace)
+
+    return make
+
+
+def cpu_trace(seconds, step_seconds, labelled="modules"):
+    kernels = [
+        TracedKernel(name="k", op="k", role=role, start_seconds=(0.0,), seconds=(time,))
+        for role, time in seconds.items()
+    ]
+    return StepTrace(
+        tool="t", device="cpu", step_seconds=(step_seconds,), kernels=kernels, launches={}, labelled=labelled
+    )
+
+
+@pytest.mark.parametrize("launch_us", [1, 5, 12, 40])
+def test_a_known_launch_cost_is_recovered_from_a_profiled_trace(anatomy_of, launch_us):
+    durations = np.tile([30, 2, 2, 58, 1], 60) * MICROSECOND
+    runtime = SyntheticRuntime(durations, launch_us * MICROSECOND)
+    step, issued, busy = runtime.timed()
+    entries = entries_of(anatomy_of(step, runtime.trace(), issued, twin_seconds=(issued,)))
+    assert entries["host and launch"] == pytest.approx(step - busy, abs=1e-9)
+    assert entries["unexplained"] == pytest.approx(0, abs=1e-9)
+    # The trace's own gaps would be far off wherever the host is the slower one.
+    if launch_us >= 40:
+        assert gap_seconds(runtime.trace()) > 2 * (step - busy)
+
+
+def test_bias_and_interval_over_repeated_simulations(anatomy_of):
+    noise = np.random.default_rng(1)
+    biases, covered = [], []
+    for _ in range(40):
+        anatomies, truths = [], []
+        for block in range(5):
+            cost = 12 * MICROSECOND * noise.normal(1, 0.05)
+            runtime = SyntheticRuntime(np.tile([30, 2, 2, 58, 1], 20) * MICROSECOND, cost)
+            step, issued, busy = runtime.timed()
+            truths.append(step - busy)
+            anatomies.append(anatomy_of(step, runtime.trace(noise), issued, twin_seconds=(issued,), block=block))
+        idle = next(term for term in make_ledger(anatomies).terms if term.name == "host and launch").seconds
+        biases.append(idle.value / np.median(truths) - 1)
+        covered.append(idle.ci95[0] <= np.median(truths) <= idle.ci95[1])
+    assert abs(np.mean(biases)) < 0.01
+    assert np.mean(covered) > 0.9
+
+
+def test_floor_terms_and_unexplained_add_up_to_the_timed_step(anatomy_of):
+    runtime = SyntheticRuntime(np.tile([30, 2, 2, 58, 1], 9) * MICROSECOND, 7 * MICROSECOND)
+    anatomy = anatomy_of(0.004, runtime.trace(), 0.003, twin_seconds=(0.003,))
+    assert sum(entries_of(anatomy).values()) == pytest.approx(0.004)
+
+
+def test_kernels_that_overlap_are_counted_once(anatomy_of):
+    times = {"a": (0.0, 5.0), "inside": (1.0, 2.0), "over the end": (4.0, 3.0), "later": (8.0, 1.0)}
+    kernels = [
+        TracedKernel(name=name, op=name, role="weights", start_seconds=(start,), seconds=(long,), launch_seconds=(0.0,))
+        for name, (start, long) in times.items()
+    ]
+    trace = StepTrace(
+        tool="t",
+        device="cuda",
+        step_seconds=(9.0,),
+        lead_seconds=(0.5,),
+        kernels=kernels,
+        launches={},
+        labelled="names",
+    )
+    assert exclusive_seconds(trace) == [5.0, 0.0, 2.0, 1.0]
+    assert gap_seconds(trace) == 1.0
+    # A graph: the host issues for 0.25 s, then kernels and gaps as traced.
+    assert entries_of(anatomy_of(9.5, trace, 0.25))["host and launch"] == 1.25
+
+
+def test_a_queue_waits_for_the_launch_and_for_the_kernel_before():
+    trace = SyntheticRuntime([10, 1, 1], 4, profiler_factor=2, host_before=2).trace()
+    # Launched at 2, 6 and 10: the second and third wait for the first, which ends at 12.
+    assert queued_seconds(trace, 10) == pytest.approx(14)
+    # Three times as slow a host: 6, 18, 30.
+    assert queued_seconds(trace, 30) == pytest.approx(31)
+
+
+def test_on_a_cpu_the_twin_takes_the_profilers_share_out_of_every_operator(anatomy_of):
+    # Each operator is 2 ms too long under the profiler; the twin's operators are nothing else.
+    real = cpu_trace({"weights": 0.052, "attention": 0.012, "elementwise": 0.003}, 0.090)
+    twin = cpu_trace({"weights": 0.002, "attention": 0.002, "elementwise": 0.002}, 0.030)
+    entries = entries_of(anatomy_of(0.080, real, twin_seconds=(0.019,), twin_trace=twin))
+    assert entries["host and launch"] == 0.019
+    excess = sum(entries[name] for name in ("weight products", "attention", "norms and elementwise"))
+    assert excess + entries["floor"] == pytest.approx(0.050 + 0.010 + 0.001)
+    assert entries["unexplained"] == pytest.approx(0.0)
+
+
+def test_a_ledger_that_does_not_add_up_is_refused(anatomy_of):
+    good = anatomy_of(0.0104, cpu_trace({"weights": 0.01}, 0.01, "plan"))
+    bad = anatomy_of(0.0106, cpu_trace({"weights": 0.01}, 0.01, "plan"))
+    assert make_ledger([good]).verdict == "explained"
+    assert make_ledger([bad]).verdict.startswith("refused: kernels and predicted idle time differ from the timed step")
+
+
+def test_an_anatomy_is_kept_beside_runs_and_counts_as_none(anatomy_of, make_run, tmp_path):
+    store = Store(tmp_path)
+    store.add(make_run())
+    anatomy = anatomy_of(0.01, cpu_trace({"weights": 0.01}, 0.01))
+    store.add(anatomy)
+    records, unreadable = store.read()
+    assert (len(records), unreadable) == (1, [])
+    assert store.anatomies() == [anatomy]
+
+
+def test_a_kernel_without_a_time_for_every_step_is_refused():
+    kernel = TracedKernel(name="k", op="k", role="weights", start_seconds=(0.0,), seconds=(1.0,))
+    with pytest.raises(ValueError, match="one time for each of 2"):
+        StepTrace(tool="t", device="cpu", step_seconds=(1.0, 1.0), kernels=[kernel], launches={}, labelled="plan")
