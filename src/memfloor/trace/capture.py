@@ -22,8 +22,10 @@ def capture_steps(step: Callable[[], None], steps: int, device: str, path: Path)
         path: Where the trace goes; a name that ends in .gz is gzipped. Perfetto opens it.
     """
     import torch
-    from torch.profiler import ProfilerActivity, profile, record_function, schedule
+    from torch.profiler import ProfilerActivity, profile, schedule
 
+    # Not typed in torch.
+    record_function: Any = torch.profiler.record_function
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     with profile(
