@@ -22,12 +22,10 @@ def capture_steps(step: Callable[[], None], steps: int, device: str, path: Path)
         path: Where the trace goes; a name that ends in .gz is gzipped. Perfetto opens it.
     """
     import torch
-    from torch.profiler import ProfilerActivity, profile, schedule
+    from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
-    # Not typed in torch.
-    record_function: Any = torch.profiler.record_function
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    wait: Callable[[], object] = torch.cuda.synchronize if device == "cuda" else lambda: None
     with profile(
         activities=activities,
         schedule=schedule(wait=0, warmup=WARM_STEPS, active=steps, repeat=1),
