@@ -87,6 +87,23 @@ def paired_ratio(numerator: Mapping[int, float], denominator: Mapping[int, float
     return Ratio(value=math.exp(float(np.mean(logs))), ci95=ci95, blocks=len(shared))
 
 
+def verdict(speedup: Ratio, margin: float) -> str:
+    """Return what a speed-up says: `equivalent` within the margin, `faster`, `slower`, or `unclear`.
+
+    Args:
+        speedup: Baseline time over candidate time.
+        margin: Share by which two arms may differ and still be called equivalent, such as 0.02.
+    """
+    if speedup.ci95 is None:
+        return "unclear"
+    low, high = speedup.ci95
+    if 1 / (1 + margin) <= low and high <= 1 + margin:
+        return "equivalent"
+    if low > 1:
+        return "faster"
+    return "slower" if high < 1 else "unclear"
+
+
 def coefficient_of_variation(runs: Sequence[R], value: Callable[[R], float]) -> float | None:
     """Return the standard deviation over runs of a per-run value, over its mean; None for fewer than two runs."""
     values = [value(run) for run in runs]

@@ -4,7 +4,7 @@ from statistics import median
 import numpy as np
 import pytest
 
-from memfloor.stats import coefficient_of_variation, estimate
+from memfloor.stats import Ratio, coefficient_of_variation, estimate, verdict
 
 
 @dataclass
@@ -64,3 +64,19 @@ def test_the_interval_over_ten_runs_covers_a_run_to_run_offset():
         low, high = estimate(runs, _median_step).ci95
         covered += low <= 1.0 <= high
     assert covered >= 33
+
+
+@pytest.mark.parametrize(
+    ("ci95", "expected"),
+    [
+        ((0.99, 1.01), "equivalent"),
+        ((1.001, 1.015), "equivalent"),
+        ((1.001, 1.03), "faster"),
+        ((1.2, 1.3), "faster"),
+        ((0.8, 0.9), "slower"),
+        ((0.9, 1.1), "unclear"),
+        (None, "unclear"),
+    ],
+)
+def test_a_verdict_needs_an_interval_that_excludes_1_or_lies_within_the_margin(ci95, expected):
+    assert verdict(Ratio(value=1.0, ci95=ci95, blocks=3), margin=0.02) == expected

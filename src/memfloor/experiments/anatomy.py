@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from memfloor.errors import UsageError
@@ -68,12 +69,12 @@ def _take_one(plan: AnatomyPlan, block: int, store: Store, on_phase: Callable[[s
     seed = plan.seed + block
     taken_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     job = Job(cell=cell, protocol=plan.protocol, seed=seed, twin=twin)
-    measured = Measured.model_validate(_ask(TIMED_CHILD, job.model_dump_json(), "measured", plan, on_phase))
+    limit = plan.time_limit_seconds
+    measured = Measured.model_validate(_ask(TIMED_CHILD, job, "measured", limit, on_phase))
 
     def trace(of: Cell, what: str) -> StepTrace:
         path = store.folder / f"{what}-{record_id}.trace.json.gz"
-        traced = TraceJob(cell=of, seed=seed, steps=plan.traced_steps, path=path)
-        return StepTrace.model_validate(_ask(TRACED_CHILD, traced.model_dump_json(), "traced", plan, on_phase))
+        return trace_cell(of, seed, plan.traced_steps, path, limit, on_phase)
 
     return Anatomy(
         record_id=record_id,
@@ -94,7 +95,34 @@ def _take_one(plan: AnatomyPlan, block: int, store: Store, on_phase: Callable[[s
     )
 
 
-def _ask(module: str, job: str, wanted: str, plan: AnatomyPlan, on_phase: Callable[[str], None]) -> Any:
+def trace_cell(
+    cell: Cell,
+    seed: int,
+    steps: int,
+    path: Path,
+    time_limit_seconds: float,
+    on_phase: Callable[[str], None] = lambda phase: None,
+) -> StepTrace:
+    """Return the trace of a cell's steps, taken in a process of its own.
+
+    Args:
+        cell: What is decoded and how.
+        seed: Of weights and cache.
+        steps: Steps to trace.
+        path: Where the trace's file goes.
+        time_limit_seconds: Time after which the process is ended.
+        on_phase: Told what the process does.
+
+    Raises:
+        UsageError: The cell cannot run here or be traced, or its trace does not show what was run.
+    """
+    job = TraceJob(cell=cell, seed=seed, steps=steps, path=path)
+    return StepTrace.model_validate(_ask(TRACED_CHILD, job, "traced", time_limit_seconds, on_phase))
+
+
+def _ask(
+    module: str, job: Job | TraceJob, wanted: str, time_limit_seconds: float, on_phase: Callable[[str], None]
+) -> Any:
     heard: dict[str, Any] = {}
 
     def hear(event: Mapping[str, Any]) -> None:
@@ -102,7 +130,7 @@ def _ask(module: str, job: str, wanted: str, plan: AnatomyPlan, on_phase: Callab
         if event["event"] == "phase":
             on_phase(event["phase"])
 
-    outcome = run_child(module, job, plan.time_limit_seconds, hear)
+    outcome = run_child(module, job.model_dump_json(), time_limit_seconds, hear)
     if wanted in heard:
         return heard[wanted][wanted]
     if "unavailable" in heard:
@@ -110,6 +138,6 @@ def _ask(module: str, job: str, wanted: str, plan: AnatomyPlan, on_phase: Callab
     if "out_of_memory" in heard:
         raise UsageError(f"out of memory: {heard['out_of_memory']['message']}")
     if outcome.timed_out:
-        raise UsageError(f"no end after {plan.time_limit_seconds:g} s")
+        raise UsageError(f"no end after {time_limit_seconds:g} s")
     last = outcome.last_words.splitlines()[-1] if outcome.last_words else "no last words"
-    raise UsageError(f"{plan.cell.runtime_text}: {outcome.describe()}; {last}")
+    raise UsageError(f"{job.cell.runtime_text}: {outcome.describe()}; {last}")
