@@ -21,7 +21,7 @@ def kernel(name="k", ops=(), scope="", seconds=1e-6):
         (("aten::bmm",), "model.rotary_emb", "elementwise"),
         (("aten::scaled_dot_product_attention", "aten::mm"), "model.layers.0.self_attn", "attention"),
         (("aten::_scaled_dot_product_flash_attention",), "model.layers.0.self_attn", "attention"),
-        (("aten::cat",), "cache.update", "cache"),
+        (("aten::cat",), "layers.3.cache.update", "cache"),
         (("aten::cat",), "model.layers.0.self_attn", "elementwise"),
         (("aten::clone", "aten::copy_"), "model.layers.0.self_attn", "cache"),
         (("aten::argmax",), "", "sampling"),

@@ -64,6 +64,7 @@ def test_a_trace_of_transformers_knows_every_module_and_byte(cell, traced, runti
     assert {kernel.layer for kernel in trace.kernels} == {None, 0, 1, 2}
     assert len({kernel.scope for kernel in trace.kernels if kernel.role == "weights"}) == 3 * 7 + 1
     assert {"cache", "elementwise", "sampling"} < {kernel.role for kernel in trace.kernels}
+    assert {kernel.layer for kernel in trace.kernels if kernel.role == "cache"} == {0, 1, 2}
     assert trace.labelled == "modules"
     assert len(trace.step_seconds) + trace.other_steps == 3
     for step, seconds in enumerate(trace.step_seconds):

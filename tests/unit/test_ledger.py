@@ -1,8 +1,12 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from memfloor.record import Anatomy, Step, StepTrace, Store, TracedKernel
+from memfloor.report.anatomy_figures import ANATOMY_FIGURES, middle_block
 from memfloor.report.ledger import entries_of, exclusive_seconds, gap_seconds, make_ledger, queued_seconds
+from memfloor.report.page import figure_svg, render
 
 MICROSECOND = 1e-6
 ROLES = ("weights", "attention", "cache", "elementwise", "elementwise")
@@ -180,3 +184,36 @@ def test_a_kernel_without_a_time_for_every_step_is_refused():
     kernel = TracedKernel(name="k", op="k", role="weights", start_seconds=(0.0,), seconds=(1.0,))
     with pytest.raises(ValueError, match="one time for each of 2"):
         StepTrace(tool="t", device="cpu", step_seconds=(1.0, 1.0), kernels=[kernel], launches={}, labelled="plan")
+
+
+@pytest.fixture
+def two_anatomies(anatomy_of):
+    runtime = SyntheticRuntime(np.tile([30, 2, 2, 58, 1], 9) * MICROSECOND, 7 * MICROSECOND)
+    step, issued, _ = runtime.timed()
+    return [anatomy_of(step, runtime.trace(), issued, (issued,)), anatomy_of(0.01, cpu_trace({"weights": 0.01}, 0.01))]
+
+
+def test_each_figure_of_anatomies_is_drawn_and_names_the_cell(two_anatomies):
+    for name, draw in ANATOMY_FIGURES.items():
+        svg = figure_svg(draw(two_anatomies))
+        assert svg.startswith("<svg"), name
+        assert "tiny hf-eager 512" in svg
+        assert figure_svg(draw(two_anatomies)) == svg
+
+
+def test_the_middle_block_is_that_layer_or_all_kernels(two_anatomies):
+    anatomy = two_anatomies[0]
+    assert len(middle_block(anatomy)) == 45
+    kernels = [kernel.model_copy(update={"layer": n % 2}) for n, kernel in enumerate(anatomy.trace.kernels)]
+    layered = anatomy.model_copy(update={"trace": anatomy.trace.model_copy(update={"kernels": tuple(kernels)})})
+    assert middle_block(layered) == kernels[1::2]
+
+
+def test_the_page_shows_each_ledger_with_or_without_plain_runs(two_anatomies, make_run):
+    alone = render([], [], Path("somewhere"), two_anatomies)
+    assert alone.count("unexplained</td>") == 2
+    assert "Anatomies, and no plain runs." in alone
+    assert "All cells" not in alone
+    both = render([make_run()], [], Path("somewhere"), two_anatomies)
+    assert both.count("<svg") == alone.count("<svg") + 2
+    assert "Who owns each missing millisecond" not in render([make_run()], [], Path("somewhere"))

@@ -9,14 +9,10 @@ from memfloor.cli.output import print_json, print_table, print_text
 from memfloor.cli.parse import parse_counts, parse_runtime
 from memfloor.errors import UsageError
 from memfloor.record import Store
-from memfloor.report.tables import runtime_label, seconds_interval
-from memfloor.units import format_percent, format_seconds
+from memfloor.report.tables import runtime_label
 
 if TYPE_CHECKING:
     from memfloor.report.ledger import Ledger
-    from memfloor.stats import Estimate
-
-LEDGER_COLUMNS = ("term", "time", "95 % CI", "share of gap", "what would remove it")
 
 
 def anatomy(
@@ -63,22 +59,9 @@ def anatomy(
 
 def show_ledger(ledger: "Ledger", folder: Path) -> None:
     """Print a ledger as a table, and below it what checks it."""
+    from memfloor.report.ledger import LEDGER_COLUMNS, ledger_checks, ledger_rows
+
     cell = ledger.anatomies[0].cell
-    gap = ledger.step_seconds.value - ledger.floor_seconds.value
-    rows = [["floor at the paired ceiling", *_times(ledger.floor_seconds), "", ""]]
-    rows += [
-        [term.name, *_times(term.seconds), format_percent(term.share_of_gap), term.remedy] for term in ledger.terms
-    ]
-    unexplained = ledger.unexplained_seconds
-    rows.append(["unexplained", *_times(unexplained), format_percent(unexplained.value / gap), ""])
-    rows.append(["step, timed", *_times(ledger.step_seconds), "", ""])
     title = f"{cell.spec.name} {runtime_label(cell)}, context {cell.workload.context_len}; records in {folder}"
-    print_table(title, LEDGER_COLUMNS, rows)
-    print_text(f"{ledger.verdict}; a traced step takes {ledger.profiled_over_unprofiled:.2f} times as long.")
-    if ledger.launch_side_seconds:
-        seconds = format_seconds(ledger.launch_side_seconds.value)
-        print_text(f"The same operators on tensors too small to matter take {seconds} a step.")
-
-
-def _times(estimate: "Estimate") -> list[str]:
-    return [format_seconds(estimate.value), seconds_interval(estimate)]
+    print_table(title, LEDGER_COLUMNS, ledger_rows(ledger))
+    print_text("\n".join(ledger_checks(ledger)))

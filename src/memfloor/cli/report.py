@@ -1,7 +1,7 @@
 """`memfloor report` and `memfloor figure`: from records to something to read."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -9,6 +9,9 @@ from memfloor.cli.output import print_text
 from memfloor.cli.records import read_store
 from memfloor.errors import UsageError
 from memfloor.record import Store
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FIGURE_FORMATS = (".svg", ".png")
 
@@ -22,8 +25,9 @@ def report(folder: Path, /, *, out: Annotated[Path, Parameter(name=["--out", "-o
     """
     from memfloor.report.page import render, write_page
 
-    records, unreadable = Store(folder).read()
-    write_page(render(records, unreadable, folder), out)
+    store = Store(folder)
+    records, unreadable = store.read()
+    write_page(render(records, unreadable, folder, store.anatomies()), out)
     print_text(f"report: {out.resolve()}")
 
 
@@ -37,16 +41,10 @@ def figure(
         folder: Folder with records.
         out: Folder for the two files, or one file that ends in .svg or .png.
     """
-    from memfloor.report.figures import FIGURES, save
-    from memfloor.report.summary import summarise
+    from memfloor.report.figures import save
 
-    if number not in FIGURES:
-        raise UsageError.unknown("figure", number, FIGURES)
-    summaries, _ = summarise(read_store(folder))
-    if not summaries:
-        raise UsageError(f"{folder} holds no runs to draw")
     targets = [out] if out.suffix in FIGURE_FORMATS else [out / f"figure-{number}{end}" for end in FIGURE_FORMATS]
-    drawn = FIGURES[number](summaries)
+    drawn = _draw(number, folder)
     for target in targets:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -54,3 +52,23 @@ def figure(
         except OSError as error:
             raise UsageError(f"cannot write {target}: {error.strerror or error}") from error
         print_text(f"figure {number}: {target.resolve()}")
+
+
+def _draw(number: str, folder: Path) -> "Figure":
+    from memfloor.report.anatomy_figures import ANATOMY_FIGURES
+    from memfloor.report.figures import FIGURES
+    from memfloor.report.summary import summarise
+
+    if number in ANATOMY_FIGURES:
+        anatomies = Store(folder).anatomies()
+        if not anatomies:
+            raise UsageError(
+                f"{folder} holds no anatomies to draw; take one with: memfloor anatomy MODEL --out {folder}"
+            )
+        return ANATOMY_FIGURES[number](anatomies)
+    if number not in FIGURES:
+        raise UsageError.unknown("figure", number, [*FIGURES, *ANATOMY_FIGURES])
+    summaries, _ = summarise(read_store(folder))
+    if not summaries:
+        raise UsageError(f"{folder} holds no runs to draw")
+    return FIGURES[number](summaries)

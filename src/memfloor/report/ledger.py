@@ -14,7 +14,11 @@ from typing import Any
 
 from memfloor.floor import step_traffic
 from memfloor.record import Anatomy, Role, StepTrace
+from memfloor.report.tables import seconds_interval
 from memfloor.stats import Estimate, estimate
+from memfloor.units import format_percent, format_seconds
+
+LEDGER_COLUMNS = ("term", "time", "95 % CI", "share of gap", "what would remove it")
 
 # A ledger whose unexplained share of the step is larger is refused.
 TOLERANCE = 0.05
@@ -119,6 +123,39 @@ def make_ledger(anatomies: Sequence[Anatomy]) -> Ledger:
         profiled_over_unprofiled=profiled,
         verdict=_verdict(unexplained.value / step.value),
     )
+
+
+def make_ledgers(anatomies: Sequence[Anatomy]) -> list[Ledger]:
+    """Return a ledger for each cell on each device, in the order of their first anatomies."""
+    groups: dict[tuple[str, str], list[Anatomy]] = {}
+    for anatomy in anatomies:
+        groups.setdefault((anatomy.cell.key, anatomy.environment.device.name), []).append(anatomy)
+    return [make_ledger(group) for group in groups.values()]
+
+
+def ledger_rows(ledger: Ledger) -> list[list[str]]:
+    """Return the rows of a ledger as text: name, time, interval, share of the gap, remedy."""
+    gap = ledger.step_seconds.value - ledger.floor_seconds.value
+    unexplained = ledger.unexplained_seconds
+    return [
+        ["floor at the paired ceiling", *_times(ledger.floor_seconds), "", ""],
+        *([t.name, *_times(t.seconds), format_percent(t.share_of_gap), t.remedy] for t in ledger.terms),
+        ["unexplained", *_times(unexplained), format_percent(unexplained.value / gap), ""],
+        ["step, timed", *_times(ledger.step_seconds), "", ""],
+    ]
+
+
+def ledger_checks(ledger: Ledger) -> list[str]:
+    """Return in sentences what checks a ledger."""
+    said = [f"{ledger.verdict}; a traced step takes {ledger.profiled_over_unprofiled:.2f} times as long."]
+    if ledger.launch_side_seconds:
+        seconds = format_seconds(ledger.launch_side_seconds.value)
+        said.append(f"The same operators on tensors too small to matter take {seconds} a step.")
+    return said
+
+
+def _times(estimate: Estimate) -> list[str]:
+    return [format_seconds(estimate.value), seconds_interval(estimate)]
 
 
 def entries_of(anatomy: Anatomy) -> dict[str, float]:

@@ -12,16 +12,22 @@ from matplotlib.figure import Figure
 
 import memfloor
 from memfloor.errors import UsageError
-from memfloor.record import Failure, Protocol, Run, Skip, UnreadableFile
+from memfloor.record import Anatomy, Failure, Protocol, Run, Skip, Timed, UnreadableFile
+from memfloor.report.anatomy_figures import ANATOMY_FIGURES
 from memfloor.report.figures import FIGURES, save
+from memfloor.report.ledger import LEDGER_COLUMNS, Ledger, ledger_checks, ledger_rows, make_ledgers
 from memfloor.report.sentences import cautions, headline
 from memfloor.report.summary import CellSummary, summarise
-from memfloor.report.tables import CELL_COLUMNS, cell_row, invalid_row
+from memfloor.report.tables import CELL_COLUMNS, cell_row, invalid_row, runtime_label
 from memfloor.spec import model_names, unquantized
 
 CAPTIONS = {
     "1": "Figure 1. Achieved fraction of the floor (streamed bytes), left, and step time, right. Grey: the study's "
     "published cells at context 2048, a reference that was not measured here; its fractions count all parameters.",
+    "2": "Figure 2. The kernels of the middle decoder block in order: time, and for those that read weights or the KV "
+    "cache their bytes and the bandwidth they reach.",
+    "3": "Figure 3. When these kernels ran in the first traced step; a profiler widens the gaps of eager steps.",
+    "4": "Figure 4. The whole step by owner. Grey: the floor at the paired ceiling.",
     "runs": "Every timed step of every run. A run is one fresh process and the unit of resampling.",
 }
 
@@ -34,14 +40,19 @@ def figure_svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def render(records: Sequence[Run | Failure | Skip], unreadable: Sequence[UnreadableFile], folder: Path) -> str:
+def render(
+    records: Sequence[Run | Failure | Skip],
+    unreadable: Sequence[UnreadableFile],
+    folder: Path,
+    anatomies: Sequence[Anatomy] = (),
+) -> str:
     """Return the page for the records of one folder.
 
     Raises:
         UsageError: There is nothing to report.
     """
     summaries, invalid = summarise(records)
-    if not summaries and not invalid:
+    if not summaries and not invalid and not anatomies:
         raise UsageError(f"{folder} holds no records; take some with: memfloor study --out {folder}")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string((files("memfloor") / "report" / "page.html").read_text())
@@ -49,13 +60,22 @@ def render(records: Sequence[Run | Failure | Skip], unreadable: Sequence[Unreada
         version=memfloor.__version__,
         made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         folder=str(folder),
-        headline=headline(summaries) if summaries else "No cell gave a time.",
+        headline=headline(summaries)
+        if summaries
+        else "No cell gave a time."
+        if invalid
+        else "Anatomies, and no plain runs.",
         cautions=cautions(summaries),
         columns=CELL_COLUMNS,
         rows=[cell_row(summary) for summary in summaries],
         invalid=[invalid_row(cell) for cell in invalid],
         figures=_figures(summaries),
-        environments=_environments(summaries),
+        ledger_columns=LEDGER_COLUMNS,
+        ledgers=[(_cell_title(item), ledger_rows(item), ledger_checks(item)) for item in make_ledgers(anatomies)],
+        anatomy_figures=[(figure_svg(draw(anatomies)), CAPTIONS[name]) for name, draw in ANATOMY_FIGURES.items()]
+        if anatomies
+        else [],
+        environments=_environments([*(run for item in summaries for run in item.runs), *anatomies]),
         unreadable=unreadable,
         commands=repeat_commands(summaries),
     )
@@ -98,6 +118,12 @@ def repeat_commands(summaries: Sequence[CellSummary]) -> list[str]:
     ]
 
 
+def _cell_title(ledger: Ledger) -> str:
+    cell = ledger.anatomies[0].cell
+    device = ledger.anatomies[0].environment.device.name
+    return f"{cell.spec.name} {runtime_label(cell)}, context {cell.workload.context_len}, {device}"
+
+
 def _model(summary: CellSummary) -> str:
     spec = summary.cell.spec
     return spec.name if spec.name in model_names() else spec.source
@@ -137,10 +163,10 @@ def _figures(summaries: Sequence[CellSummary]) -> list[tuple[str, str]]:
     return [(figure_svg(draw(summaries)), CAPTIONS[name]) for name, draw in FIGURES.items()]
 
 
-def _environments(summaries: Sequence[CellSummary]) -> list[dict[str, str]]:
+def _environments(taken: Sequence[Timed]) -> list[dict[str, str]]:
     """Return each different environment once, in words."""
     found: dict[str, dict[str, str]] = {}
-    for run in (run for summary in summaries for run in summary.runs):
+    for run in taken:
         e = run.environment
         facts = {
             "device": e.device.name,

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from memfloor.trace.steps import MODULE, STEP
+from memfloor.trace.steps import CACHE_UPDATE, MODULE, STEP
 
 # The profiler's own first steps are slow.
 WARM_STEPS = 2
@@ -61,9 +61,9 @@ def annotated(module: Any, cache: Any) -> Iterator[None]:
     def leave(name: str) -> Callable[..., None]:
         return lambda *_: open_calls[name].pop().__exit__(None, None, None)
 
-    def update(*arguments: Any, **named: Any) -> Any:
-        with record_function(MODULE + "cache.update"):
-            return plain_update(*arguments, **named)
+    def update(key: Any, value: Any, layer_idx: int, *arguments: Any, **named: Any) -> Any:
+        with record_function(f"{MODULE}layers.{layer_idx}.{CACHE_UPDATE}"):
+            return plain_update(key, value, layer_idx, *arguments, **named)
 
     hooks = []
     for name, part in module.named_modules():

@@ -8,7 +8,7 @@ from memfloor.errors import UsageError
 from memfloor.floor import projections, step_traffic
 from memfloor.record import Role
 from memfloor.spec import ModelSpec, Workload, weight_format
-from memfloor.trace.steps import Kernel
+from memfloor.trace.steps import CACHE_UPDATE, Kernel
 
 LAYER = re.compile(r"\blayers\.(\d+)")
 # Operators that multiply by a matrix of weights.
@@ -119,7 +119,7 @@ def _role(kernel: Kernel) -> Role:
     ops, scope = kernel.ops, kernel.scope
     if any(ATTENTION.search(op) for op in ops):
         return "attention"
-    if scope == "cache.update" or (scope.endswith("attn") and any(COPIES.search(op) for op in ops)):
+    if scope.endswith(CACHE_UPDATE) or (scope.endswith("attn") and any(COPIES.search(op) for op in ops)):
         return "cache"
     if any(PRODUCTS.search(op) for op in ops) and scope.endswith(("_proj", "lm_head")):
         return "weights"

@@ -10,6 +10,7 @@ from memfloor.trace.kineto import Span
 
 STEP = "memfloor.step"
 MODULE = "memfloor.module:"
+CACHE_UPDATE = "cache.update"
 # Operators that move no data: what they take belongs to the host.
 NO_WORK = frozenset(
     "aten::" + name
