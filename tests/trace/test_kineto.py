@@ -26,6 +26,20 @@ def test_what_has_no_duration_or_another_category_is_left_out(write_trace, event
     assert len(read_trace(path)) == 1
 
 
+@pytest.mark.parametrize(
+    ("eager", "captured", "name"),
+    [
+        ("Memset (Device)", "Memset (Unknown)", "Memset"),
+        ("Memcpy DtoD (Device -> Device)", "memcpy32_post", "Memcpy DtoD"),
+        ("memcpy_kernel", "memcpy_kernel", "memcpy_kernel"),
+    ],
+)
+def test_setting_and_copying_memory_have_one_name_in_a_graph_and_out_of_it(write_trace, events, eager, captured, name):
+    event, step, _ = events
+    both = [event("gpu_memset", given, 5, 1, tid=7, correlation=1, stream=7) for given in (eager, captured)]
+    assert [span.name for span in read_trace(write_trace([step(0, 50), *both]))[1:]] == [name, name]
+
+
 def test_a_gzipped_trace_reads_the_same(write_trace, events, tmp_path):
     _, step, launched = events
     path = write_trace([step(0, 50), *launched("k", 3, 8, 5, 1)])

@@ -1,6 +1,7 @@
 """Read a trace that torch.profiler exported: spans of the host and of the device, with what ties them."""
 
 import gzip
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,14 @@ def _spans(file: gzip.GzipFile | IO[bytes]) -> Iterator[tuple[Category, str, flo
     for event in ijson.items(file, "traceEvents.item", use_float=True):
         category = CATEGORIES.get(event.get("cat"))
         if category is not None and event["ph"] == "X":
-            yield category, event["name"], float(event["ts"]), float(event["dur"]), *_place(category, event)
+            yield category, _name(event["name"]), float(event["ts"]), float(event["dur"]), *_place(category, event)
+
+
+def _name(name: str) -> str:
+    # The nodes of a graph that set and copy memory have other names than the calls they were captured from.
+    if name.startswith("Memset ("):
+        return "Memset"
+    return "Memcpy DtoD" if name.startswith("Memcpy DtoD") or re.fullmatch(r"memcpy\d+_post", name) else name
 
 
 def _place(category: Category, event: dict[str, Any]) -> tuple[int, int | None]:
