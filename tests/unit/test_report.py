@@ -88,7 +88,8 @@ def test_the_headline_compares_the_slowest_with_the_fastest(make_run, make_cell)
 
 
 def test_a_working_set_in_cache_and_a_busy_machine_are_said(make_run):
-    run = make_run()
+    # A ceiling at which the step is at half of its floor.
+    run = make_run(ceiling=5e7)
     busy = run.environment.model_copy(update={"foreign_load": 0.25})
     quiet_device = busy.device.model_copy(update={"last_level_cache_bytes": None})
     quiet = busy.model_copy(update={"device": quiet_device, "foreign_load": 0.0})

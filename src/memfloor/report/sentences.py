@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
+from memfloor.report.alarms import alarm
 from memfloor.report.summary import CellSummary
 from memfloor.report.tables import percent_interval, runtime_label
 from memfloor.units import format_bandwidth, format_bytes, format_percent, format_seconds
@@ -36,7 +37,7 @@ def cautions(summaries: Sequence[CellSummary]) -> list[str]:
         f"{cell.spec.name} {runtime_label(cell)} at context {cell.workload.context_len}: {text}."
         for summary in summaries
         for cell in [summary.cell]
-        for find in (_working_set_in_cache, _moving_ceiling, _mixed_software, _busy_host)
+        for find in (alarm, _working_set_in_cache, _moving_ceiling, _mixed_software, _busy_host)
         if (text := find(summary))
     ]
 
