@@ -188,7 +188,9 @@ os.rename({str(tmp_path / "draft")!r}, {str(tmp_path / "pid")!r})
 time.sleep(600)
 """
     )
-    call = f"from memfloor.measure.process import run_child; run_child({module!r}, '{{}}', 600.0, print)"
+    # A process that a shell starts in the background inherits that interrupts are ignored.
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    call = f"{listen}; from memfloor.measure.process import run_child; run_child({module!r}, '{{}}', 600.0, print)"
     parent = subprocess.Popen([sys.executable, "-c", call], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not (tmp_path / "pid").exists() and parent.poll() is None and time.monotonic() < deadline:
