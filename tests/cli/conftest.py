@@ -85,7 +85,9 @@ def fake_child(monkeypatch, python_path):
 @pytest.fixture(scope="session")
 def start_study(tiny_model):
     """Return a function that starts a study with the fake child as a process of its own."""
+    # A process that a shell starts in the background inherits that interrupts are ignored.
     driver = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from memfloor.experiments import blocks; blocks.CHILD_MODULE = 'fake_child'; "
         "from memfloor.cli import main; main()"
     )
