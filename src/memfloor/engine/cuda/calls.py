@@ -232,9 +232,10 @@ def attention_calls(
     """
     _, kv_heads, max_len, head_dim = cache.shape
     heads = out.numel() // head_dim
-    common = {"D": head_dim, "BLOCK_S": shape.block_s, "SPLITS": shape.splits(max_len), "PDL": pdl}
+    common = {"D": head_dim, "SPLITS": shape.splits(max_len), "PDL": pdl}
     constants = {
         **common,
+        "BLOCK_S": shape.block_s,
         "HKV": kv_heads,
         "GROUP": heads // kv_heads,
         "BLOCK_G": max(16, next_power_of_two(heads // kv_heads)),
@@ -249,7 +250,7 @@ def attention_calls(
     programs, reads = kv_heads * common["SPLITS"], _present(*(qk_norm or ()))
     attend = KernelCall("attention", attention_kernel, programs, args, constants, shape.warps, reads)
     common["BLOCK_SPLITS"] = next_power_of_two(common["SPLITS"])
-    combine = KernelCall("combine", combine_kernel, heads, (position, *scratch, out), common, COMBINE_WARPS, ())
+    combine = KernelCall("combine", combine_kernel, heads, (*scratch, out), common, COMBINE_WARPS, ())
     return [attend, combine]
 
 

@@ -40,9 +40,9 @@ def attention_kernel(
 
     qkv holds raw projections, float32: Q [HKV, GROUP, D], K [HKV, D], V [HKV, D]. The grid is HKV * SPLITS; split
     s of a KV head takes blocks s, s + SPLITS, … of BLOCK_S slots. The token's own key and value come straight from
-    qkv; the program whose block they fall into appends them to the cache. Each split with slots leaves its partial
-    [HKV, GROUP, SPLITS, D] and, [HKV, GROUP, SPLITS], its greatest score and sum of weights. rope_row is the
-    position's cosines, then its signed sines [2, D]. SCALE includes log2(e).
+    qkv; the program whose block they fall into appends them to the cache. Each split leaves its greatest score and sum
+    of weights [HKV, GROUP, SPLITS], minus infinity and zero if it has no slots, and those with slots their partial
+    [HKV, GROUP, SPLITS, D]. rope_row is the position's cosines, then its signed sines [2, D]. SCALE includes log2(e).
     """
     head = tl.program_id(0) % HKV
     split = tl.program_id(0) // HKV
@@ -71,6 +71,9 @@ def attention_kernel(
     cos = tl.load(rope_row_ptr + dims)
     sin = tl.load(rope_row_ptr + D + dims)
     num_blocks = position // BLOCK_S + 1
+    row = (head * GROUP + tl.arange(0, BLOCK_G)) * SPLITS + split
+    top = tl.full((BLOCK_G,), float("-inf"), dtype=tl.float32)
+    total = tl.zeros((BLOCK_G,), dtype=tl.float32)
     if split < num_blocks:
         if QK_NORM:
             q, q_swapped = _normed(q, q_swapped, q_norm_ptr, dims, swapped, D, EPS)
@@ -80,8 +83,6 @@ def attention_kernel(
         if split == (num_blocks - 1) % SPLITS:
             tl.store(k_base + position * D + dims, key)
             tl.store(v_base + position * D + dims, new_v)
-        top = tl.full((BLOCK_G,), float("-inf"), dtype=tl.float32)
-        total = tl.zeros((BLOCK_G,), dtype=tl.float32)
         acc = tl.zeros((BLOCK_G, D), dtype=tl.float32)
         for block in range(split, num_blocks, SPLITS):
             next_k = _load_slots(k_base, (block + SPLITS) * BLOCK_S, position, D, BLOCK_S)
@@ -100,21 +101,19 @@ def attention_kernel(
             top = new_top
             k = next_k
             v = next_v
-        row = (head * GROUP + tl.arange(0, BLOCK_G)) * SPLITS + split
-        tl.store(max_ptr + row, top, mask=tl.arange(0, BLOCK_G) < GROUP)
-        tl.store(sum_ptr + row, total, mask=tl.arange(0, BLOCK_G) < GROUP)
         tl.store(partial_ptr + row[:, None] * D + dims, acc, mask=real)
+    # Of splits without slots too: their join then need not wait for the position before it loads.
+    tl.store(max_ptr + row, top, mask=tl.arange(0, BLOCK_G) < GROUP)
+    tl.store(sum_ptr + row, total, mask=tl.arange(0, BLOCK_G) < GROUP)
 
 
 @triton.jit
 def combine_kernel(
-    position_ptr: tl.tensor,
     partial_ptr: tl.tensor,
     max_ptr: tl.tensor,
     sum_ptr: tl.tensor,
     out_ptr: tl.tensor,
     D: tl.constexpr,
-    BLOCK_S: tl.constexpr,
     SPLITS: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
     PDL: tl.constexpr,
@@ -123,16 +122,17 @@ def combine_kernel(
     head = tl.program_id(0)
     release_dependents(PDL)
     wait_for_previous(PDL)
-    position = tl.load(position_ptr, volatile=True)
     splits = tl.arange(0, BLOCK_SPLITS)
-    held = splits < tl.minimum(position // BLOCK_S + 1, SPLITS)
+    real = splits < SPLITS
     row = head * SPLITS + splits
-    tops = tl.load(max_ptr + row, mask=held, other=float("-inf"))
-    sums = tl.load(sum_ptr + row, mask=held, other=0.0)
     dims = tl.arange(0, D)
-    partial = tl.load(partial_ptr + row[:, None] * D + dims[None, :], mask=held[:, None], other=0.0)
+    partial = tl.load(partial_ptr + row[:, None] * D + dims[None, :], mask=real[:, None], other=0.0)
+    tops = tl.load(max_ptr + row, mask=real, other=float("-inf"))
+    sums = tl.load(sum_ptr + row, mask=real, other=0.0)
     weights = tl.exp2(tops - tl.max(tops, axis=0))
-    out = tl.sum(partial * weights[:, None], axis=0) / tl.sum(sums * weights, axis=0)
+    # Splits without slots left no partial: whatever lies there must not count, a NaN least of all.
+    partial = tl.where((weights > 0)[:, None], partial * weights[:, None], 0.0)
+    out = tl.sum(partial, axis=0) / tl.sum(sums * weights, axis=0)
     tl.store(out_ptr + head * D + dims, out.to(out_ptr.dtype.element_ty))
 
 
