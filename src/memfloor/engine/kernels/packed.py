@@ -27,7 +27,7 @@ def load_packed(
     w_ptr: tl.tensor,
     row: tl.tensor,
     column: tl.tensor,
-    PARTS: tl.constexpr,
+    STRIDE: tl.constexpr,
     N: tl.constexpr,
     K: tl.constexpr,
     FORMAT: tl.constexpr,
@@ -37,25 +37,25 @@ def load_packed(
 ) -> tuple[tl.tensor, tl.tensor]:
     """Load the words, and the scales of groups, of BLOCK_N rows and BLOCK_K columns from `row` and `column` on.
 
-    The matrix is [PARTS, N, K]; the same rows of all parts are loaded, R = PARTS * BLOCK_N, and zeros beyond [N, K].
-    For tensor cores words are [C, R, 16] and scales [C, R, 8], for C chunks; for lanes [R, 16 C] and [R, 4 C].
+    The matrix is [N, K], with zeros beyond. With a STRIDE the rows that many further on are loaded too: R is then 2 *
+    BLOCK_N, without one BLOCK_N. For tensor cores words are [C, R, 16] and scales [C, R, 8], for C chunks; for lanes [R, 16 C] and [R, 4 C].
     Formats without groups have no such scales.
     """
     COLUMNS: tl.constexpr = 128 if FORMAT == "int4-g128" else 64
     CHUNKS: tl.constexpr = K // COLUMNS
     C: tl.constexpr = BLOCK_K // COLUMNS
-    scales_ptr = w_ptr + PARTS * N * CHUNKS * CHUNK_WORDS
+    scales_ptr = w_ptr + N * CHUNKS * CHUNK_WORDS
     chunk = column // COLUMNS
     if DOT:
-        words = _load_chunks(w_ptr, row, chunk, PARTS, N, CHUNKS, BLOCK_N, C)
+        words = _load_chunks(w_ptr, row, chunk, STRIDE, N, CHUNKS, BLOCK_N, C)
     else:
-        words = _load_lanes(w_ptr, row, chunk, PARTS, N, CHUNKS, BLOCK_N, C)
+        words = _load_lanes(w_ptr, row, chunk, STRIDE, N, CHUNKS, BLOCK_N, C)
     scales = 0
     if FORMAT == "int4-g128":
         if DOT:
-            scales = _load_chunk_scales(scales_ptr, row, chunk, PARTS, N, CHUNKS, BLOCK_N, C)
+            scales = _load_chunk_scales(scales_ptr, row, chunk, STRIDE, N, CHUNKS, BLOCK_N, C)
         else:
-            scales = _load_lane_scales(scales_ptr, row, chunk, PARTS, N, CHUNKS, BLOCK_N, C)
+            scales = _load_lane_scales(scales_ptr, row, chunk, STRIDE, N, CHUNKS, BLOCK_N, C)
     return words, scales
 
 
@@ -64,7 +64,7 @@ def _load_chunks(
     values_ptr: tl.tensor,
     row: tl.tensor,
     chunk: tl.tensor,
-    PARTS: tl.constexpr,
+    STRIDE: tl.constexpr,
     N: tl.constexpr,
     CHUNKS: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -73,16 +73,17 @@ def _load_chunks(
     # In this order of dimensions the compiler gives each lane four words, four lanes a chunk, a warp eight rows and
     # chunks of its own: what the tensor core wants.
     GROUPS: tl.constexpr = BLOCK_N // 8
+    PARTS: tl.constexpr = 2 if STRIDE else 1
     group = tl.arange(0, PARTS * GROUPS)[None, None, :, None]
     rows = tl.arange(0, 8)[:, None, None, None] + group % GROUPS * 8
     chunks = tl.arange(0, C)[None, :, None, None]
     mask = chunk + chunks < CHUNKS
-    if N % BLOCK_N != 0:
-        mask = mask & (row + rows < N)
+    if (N - STRIDE) % BLOCK_N != 0:
+        mask = mask & (row + rows < N - STRIDE)
     # Added one by one, chunks become constants of the load instructions.
     values_ptr += (row * CHUNKS + chunk) * CHUNK_WORDS
     offsets = chunks * CHUNK_WORDS + tl.arange(0, CHUNK_WORDS)[None, None, None, :]
-    w_ptr = values_ptr + (rows + group // GROUPS * N) * (CHUNKS * CHUNK_WORDS) + offsets
+    w_ptr = values_ptr + (rows + group // GROUPS * STRIDE) * (CHUNKS * CHUNK_WORDS) + offsets
     words = tl.load(w_ptr, mask=mask, other=0, eviction_policy="evict_first")
     return tl.reshape(tl.permute(words, (1, 2, 0, 3)), (C, PARTS * BLOCK_N, CHUNK_WORDS))
 
@@ -92,7 +93,7 @@ def _load_chunk_scales(
     scales_ptr: tl.tensor,
     row: tl.tensor,
     chunk: tl.tensor,
-    PARTS: tl.constexpr,
+    STRIDE: tl.constexpr,
     N: tl.constexpr,
     CHUNKS: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -101,14 +102,15 @@ def _load_chunk_scales(
     # Four lanes load the same word: they hold two columns each of a row's results. The compiler, did it know that rows
     # are neighbours, would give a lane several; a sum it cannot know hides it.
     GROUPS: tl.constexpr = BLOCK_N // 8
+    PARTS: tl.constexpr = 2 if STRIDE else 1
     lane = (tl.arange(0, 8) ^ tl.program_id(1))[None, :, None, None]
     group = tl.arange(0, PARTS * GROUPS)[None, None, None, :]
     chunks = tl.arange(0, C)[None, None, :, None]
     mask = chunk + chunks < CHUNKS
-    if N % BLOCK_N != 0:
-        mask = mask & (row + lane + group % GROUPS * 8 < N)
-    offsets = chunks * (PARTS * N) + group // GROUPS * N + group % GROUPS * 8 + 0 * tl.arange(0, 4)[:, None, None, None]
-    scales = tl.load(scales_ptr + (chunk * (PARTS * N) + row) + lane + offsets, mask=mask, other=0)
+    if (N - STRIDE) % BLOCK_N != 0:
+        mask = mask & (row + lane + group % GROUPS * 8 < N - STRIDE)
+    offsets = chunks * N + group // GROUPS * STRIDE + group % GROUPS * 8 + 0 * tl.arange(0, 4)[:, None, None, None]
+    scales = tl.load(scales_ptr + (chunk * N + row) + lane + offsets, mask=mask, other=0)
     scales = tl.reshape(tl.permute(scales, (2, 3, 1, 0)), (C, PARTS * BLOCK_N, 4))
     return tl.reshape(tl.join(scales, scales), (C, PARTS * BLOCK_N, 8))
 
@@ -118,20 +120,21 @@ def _load_lanes(
     values_ptr: tl.tensor,
     row: tl.tensor,
     chunk: tl.tensor,
-    PARTS: tl.constexpr,
+    STRIDE: tl.constexpr,
     N: tl.constexpr,
     CHUNKS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     C: tl.constexpr,
 ) -> tl.tensor:
+    PARTS: tl.constexpr = 2 if STRIDE else 1
     index = tl.arange(0, PARTS * BLOCK_N)[:, None]
     rows = index % BLOCK_N
     words = tl.arange(0, CHUNK_WORDS * C)[None, :]
     mask = CHUNK_WORDS * chunk + words < CHUNK_WORDS * CHUNKS
-    if N % BLOCK_N != 0:
-        mask = mask & (row + rows < N)
+    if (N - STRIDE) % BLOCK_N != 0:
+        mask = mask & (row + rows < N - STRIDE)
     values_ptr += (row * CHUNKS + chunk) * CHUNK_WORDS
-    offsets = (rows + index // BLOCK_N * N) * (CHUNK_WORDS * CHUNKS) + words
+    offsets = (rows + index // BLOCK_N * STRIDE) * (CHUNK_WORDS * CHUNKS) + words
     return tl.load(values_ptr + offsets, mask=mask, other=0, eviction_policy="evict_first")
 
 
@@ -140,34 +143,36 @@ def _load_lane_scales(
     scales_ptr: tl.tensor,
     row: tl.tensor,
     chunk: tl.tensor,
-    PARTS: tl.constexpr,
+    STRIDE: tl.constexpr,
     N: tl.constexpr,
     CHUNKS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     C: tl.constexpr,
 ) -> tl.tensor:
+    PARTS: tl.constexpr = 2 if STRIDE else 1
     index = tl.arange(0, PARTS * BLOCK_N)[:, None]
     rows = row + index % BLOCK_N
     chunks = chunk + tl.arange(0, 4 * C)[None, :] // 4
-    offsets = chunks * (PARTS * N) + index // BLOCK_N * N + rows
-    return tl.load(scales_ptr + offsets, mask=(rows < N) & (chunks < CHUNKS), other=0)
+    offsets = chunks * N + index // BLOCK_N * STRIDE + rows
+    return tl.load(scales_ptr + offsets, mask=(rows < N - STRIDE) & (chunks < CHUNKS), other=0)
 
 
 @triton.jit
 def load_row_scales(
     w_ptr: tl.tensor,
     row: tl.tensor,
-    PARTS: tl.constexpr,
+    STRIDE: tl.constexpr,
     N: tl.constexpr,
     K: tl.constexpr,
     FORMAT: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ) -> tl.tensor:
-    """Load the scales [PARTS * BLOCK_N] of rows of int8 or fp8, as load_packed counts them."""
+    """Load the scales [R] of rows of int8 or fp8, as load_packed counts them."""
+    PARTS: tl.constexpr = 2 if STRIDE else 1
     index = tl.arange(0, PARTS * BLOCK_N)
     rows = row + index % BLOCK_N
-    scales_ptr = w_ptr + PARTS * N * (K // 64) * CHUNK_WORDS
-    bits = tl.load(scales_ptr + index // BLOCK_N * N + rows, mask=rows < N, other=0)
+    scales_ptr = w_ptr + N * (K // 64) * CHUNK_WORDS
+    bits = tl.load(scales_ptr + index // BLOCK_N * STRIDE + rows, mask=rows < N - STRIDE, other=0)
     scales = bits.to(tl.float32, bitcast=True)
     if FORMAT == "fp8":
         scales *= FP8_HALF_BIAS

@@ -7,7 +7,12 @@ their format's product takes.
 import triton
 import triton.language as tl
 
-from memfloor.engine.kernels.dependency import release_dependents, wait_after_constants, wait_before_constants
+from memfloor.engine.kernels.dependency import (
+    issue_loads,
+    release_dependents,
+    wait_after_constants,
+    wait_before_constants,
+)
 from memfloor.engine.kernels.packed import (
     load_packed,
     load_row_scales,
@@ -21,7 +26,6 @@ def load_tile(
     w_ptr: tl.tensor,
     row: tl.tensor,
     column: tl.tensor,
-    PARTS: tl.constexpr,
     N: tl.constexpr,
     K: tl.constexpr,
     FORMAT: tl.constexpr,
@@ -29,31 +33,82 @@ def load_tile(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ) -> tl.tensor:
-    """Load weights [BLOCK_N, BLOCK_K] from `row` and `column` on; zeros beyond [N, K].
-
-    Of packed weights [PARTS, N, K] the same rows of all parts make one tile.
-    """
+    """Load weights [BLOCK_N, BLOCK_K] from `row` and `column` on; zeros beyond [N, K]."""
     if FORMAT == "bf16":
         return load_rows(w_ptr, row, column, N, K, BLOCK_N, BLOCK_K)
     else:
-        return load_packed(w_ptr, row, column, PARTS, N, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
+        return load_packed(w_ptr, row, column, 0, N, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
 
 
 @triton.jit
 def load_scales(
     w_ptr: tl.tensor,
     row: tl.tensor,
-    PARTS: tl.constexpr,
+    STRIDE: tl.constexpr,
     N: tl.constexpr,
     K: tl.constexpr,
     FORMAT: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ) -> tl.tensor:
-    """Load the scales [PARTS * BLOCK_N] of formats that scale whole rows; one for the others."""
+    """Load the scales of BLOCK_N rows, and of those STRIDE further on if there is one, in formats that scale whole rows.
+
+    One for the others.
+    """
     if FORMAT == "int8" or FORMAT == "fp8":
-        return load_row_scales(w_ptr, row, PARTS, N, K, FORMAT, BLOCK_N)
+        return load_row_scales(w_ptr, row, STRIDE, N, K, FORMAT, BLOCK_N)
     else:
         return 1.0
+
+
+@triton.jit
+def load_pair(
+    w_ptr: tl.tensor,
+    row: tl.tensor,
+    STRIDE: tl.constexpr,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    FORMAT: tl.constexpr,
+    DOT: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Load BLOCK_N whole rows of [N, K] from `row` on and those STRIDE further on, for pair_product."""
+    if FORMAT == "bf16":
+        first = load_rows(w_ptr, row, 0, N - STRIDE, K, BLOCK_N, BLOCK_K)
+        second = load_rows(w_ptr + STRIDE * K, row, 0, N - STRIDE, K, BLOCK_N, BLOCK_K)
+        return first, second, 1.0
+    else:
+        words, scales = load_packed(w_ptr, row, 0, STRIDE, N, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
+        return words, scales, load_scales(w_ptr, row, STRIDE, N, K, FORMAT, BLOCK_N)
+
+
+@triton.jit
+def pair_product(
+    pair: tuple[tl.tensor, tl.tensor, tl.tensor],
+    x_ptr: tl.tensor,
+    sums_ptr: tl.tensor,
+    K: tl.constexpr,
+    EPS: tl.constexpr,
+    NUM_SUMS: tl.constexpr,
+    BLOCK_SUMS: tl.constexpr,
+    FORMAT: tl.constexpr,
+    DOT: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor]:
+    """Return both halves [BLOCK_N] of a pair of rows times x [K] / rms."""
+    x = load_activation(x_ptr, 0, K, FORMAT, BLOCK_K)
+    sums = load_sums(sums_ptr, NUM_SUMS, BLOCK_SUMS)
+    issue_loads()
+    scale = norm_scale(sums, K, EPS)
+    if FORMAT == "bf16":
+        first = tl.sum(lane_products(pair[0], x, BLOCK_N, BLOCK_K), axis=1) * scale
+        second = tl.sum(lane_products(pair[1], x, BLOCK_N, BLOCK_K), axis=1) * scale
+        return first, second
+    else:
+        products = packed_products(pair[0], pair[1], x_ptr, 0, K, FORMAT, DOT)
+        both = sum_packed(products, DOT) * (pair[2] * scale)
+        return tl.split(tl.permute(tl.reshape(both, (2, BLOCK_N)), (1, 0)))
 
 
 @triton.jit
@@ -136,11 +191,12 @@ def normed_product(
     tile = tl.program_id(0)
     release_dependents(PDL)
     wait_before_constants(PDL)
-    w = load_tile(w_ptr, tile * BLOCK_N, 0, 1, N, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
-    scales = load_scales(w_ptr, tile * BLOCK_N, 1, N, K, FORMAT, BLOCK_N)
+    w = load_tile(w_ptr, tile * BLOCK_N, 0, N, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
+    scales = load_scales(w_ptr, tile * BLOCK_N, 0, N, K, FORMAT, BLOCK_N)
     wait_after_constants(PDL)
     x = load_activation(x_ptr, 0, K, FORMAT, BLOCK_K)
     sums = load_sums(sums_ptr, NUM_SUMS, BLOCK_SUMS)
+    issue_loads()
     products = tile_products(w, x, 0, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
     out = sum_products(products, scales, FORMAT, DOT)
     # Last, so that the products do not wait for the norm.

@@ -42,14 +42,14 @@ def projection_kernel(
     column = split * (STEPS * BLOCK_K)
     release_dependents(PDL)
     wait_before_constants(PDL)
-    w = load_tile(w_ptr, tile * BLOCK_N, column, 1, N, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
-    scales = load_scales(w_ptr, tile * BLOCK_N, 1, N, K, FORMAT, BLOCK_N)
+    w = load_tile(w_ptr, tile * BLOCK_N, column, N, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
+    scales = load_scales(w_ptr, tile * BLOCK_N, 0, N, K, FORMAT, BLOCK_N)
     wait_after_constants(PDL)
     x = load_activation(x_ptr, column, K, FORMAT, BLOCK_K)
     products = tile_products(w, x, column, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
     for step in tl.static_range(1, STEPS):
         at = column + step * BLOCK_K
-        w = load_tile(w_ptr, tile * BLOCK_N, at, 1, N, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
+        w = load_tile(w_ptr, tile * BLOCK_N, at, N, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
         x = load_activation(x_ptr, at, K, FORMAT, BLOCK_K)
         products += tile_products(w, x, at, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
     out = sum_products(products, scales, FORMAT, DOT)
