@@ -194,6 +194,7 @@ def projection_call(
         "STEPS": shape.steps,
         "SPLITS": splits,
         "BLOCK_SPLITS": next_power_of_two(splits),
+        "LANES": 32 * shape.warps,
         "PDL": pdl,
     }
     args = (x, buffer, buffer if bias is None else bias, residual, norm_weight, normed, sums, partial, ticket)
@@ -299,10 +300,12 @@ def _row_constants(w: Matrix, rows: int, sums: Tensor, eps: float, shape: RowSha
         "K": columns,
         "EPS": eps,
         "NUM_SUMS": sums.numel(),
-        "BLOCK_SUMS": next_power_of_two(sums.numel()),
+        # At least as many as the lanes load at once: see kernels.rows.newest.
+        "BLOCK_SUMS": max(128 * shape.warps, next_power_of_two(sums.numel())),
         **_format_constants(w, shape),
         "BLOCK_N": shape.block_n,
         "BLOCK_K": next_power_of_two(columns),
+        "LANES": 32 * shape.warps,
         "PDL": pdl,
     }
 

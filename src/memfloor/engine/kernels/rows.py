@@ -7,12 +7,7 @@ their format's product takes.
 import triton
 import triton.language as tl
 
-from memfloor.engine.kernels.dependency import (
-    issue_loads,
-    release_dependents,
-    wait_after_constants,
-    wait_before_constants,
-)
+from memfloor.engine.kernels.dependency import release_dependents, wait_after_constants, wait_before_constants
 from memfloor.engine.kernels.packed import (
     load_packed,
     load_row_scales,
@@ -84,7 +79,7 @@ def load_pair(
 
 @triton.jit
 def pair_product(
-    pair: tuple[tl.tensor, tl.tensor, tl.tensor],
+    pair: tl.tuple,
     x_ptr: tl.tensor,
     sums_ptr: tl.tensor,
     K: tl.constexpr,
@@ -95,15 +90,16 @@ def pair_product(
     DOT: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    LANES: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
     """Return both halves [BLOCK_N] of a pair of rows times x [K] / rms."""
     x = load_activation(x_ptr, 0, K, FORMAT, BLOCK_K)
     sums = load_sums(sums_ptr, NUM_SUMS, BLOCK_SUMS)
-    issue_loads()
     scale = norm_scale(sums, K, EPS)
     if FORMAT == "bf16":
-        first = tl.sum(lane_products(pair[0], x, BLOCK_N, BLOCK_K), axis=1) * scale
-        second = tl.sum(lane_products(pair[1], x, BLOCK_N, BLOCK_K), axis=1) * scale
+        x = bind_activation(x, sums, LANES)
+        first = tl.sum(lane_products(pair[0], x), axis=1) * scale
+        second = tl.sum(lane_products(pair[1], x), axis=1) * scale
         return first, second
     else:
         products = packed_products(pair[0], pair[1], x_ptr, 0, K, FORMAT, DOT)
@@ -115,9 +111,9 @@ def pair_product(
 def load_activation(
     x_ptr: tl.tensor, column: tl.tensor, K: tl.constexpr, FORMAT: tl.constexpr, BLOCK_K: tl.constexpr
 ) -> tl.tensor:
-    """Load BLOCK_K numbers of an activation [K] from `column` on; packed products load theirs piece by piece."""
+    """Load BLOCK_K numbers of an activation [K], bf16, from `column` on; packed products load theirs piece by piece."""
     if FORMAT == "bf16":
-        return load_vector(x_ptr, column, K, BLOCK_K)
+        return load_words(x_ptr, column, K, BLOCK_K)
     else:
         return x_ptr
 
@@ -130,12 +126,10 @@ def tile_products(
     K: tl.constexpr,
     FORMAT: tl.constexpr,
     DOT: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
 ) -> tl.tensor:
     """Return partial products of a tile, which may be added to those of other columns before they are summed."""
     if FORMAT == "bf16":
-        return lane_products(tile, x, BLOCK_N, BLOCK_K)
+        return lane_products(tile, x)
     else:
         return packed_products(tile[0], tile[1], x, column, K, FORMAT, DOT)
 
@@ -159,16 +153,17 @@ def load_rows(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ) -> tl.tensor:
-    """Load bf16 weights [BLOCK_N, BLOCK_K] from `row` and `column` on; zeros beyond [N, K].
+    """Load bf16 weights [BLOCK_N, BLOCK_K] from `row` and `column` on, two in a word; zeros beyond [N, K].
 
     Weights are read once a step, so they are first to leave the cache.
     """
     rows = (row + tl.arange(0, BLOCK_N)).to(tl.int64)[:, None]
-    columns = column + tl.arange(0, BLOCK_K)[None, :]
-    mask = columns < K
+    words = column // 2 + tl.arange(0, BLOCK_K // 2)[None, :]
+    mask = words < K // 2
     if N % BLOCK_N != 0:
         mask = mask & (rows < N)
-    return tl.load(w_ptr + rows * K + columns, mask=mask, other=0.0, eviction_policy="evict_first")
+    pairs_ptr = w_ptr.to(tl.pointer_type(tl.int32))
+    return tl.load(pairs_ptr + rows * (K // 2) + words, mask=mask, other=0, eviction_policy="evict_first")
 
 
 @triton.jit
@@ -185,6 +180,7 @@ def normed_product(
     DOT: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    LANES: tl.constexpr,
     PDL: tl.constexpr,
 ) -> tl.tensor:
     """Return this program's BLOCK_N rows of W [N, K] x [K] / rms, waiting for the previous kernel on the way."""
@@ -196,8 +192,9 @@ def normed_product(
     wait_after_constants(PDL)
     x = load_activation(x_ptr, 0, K, FORMAT, BLOCK_K)
     sums = load_sums(sums_ptr, NUM_SUMS, BLOCK_SUMS)
-    issue_loads()
-    products = tile_products(w, x, 0, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
+    if FORMAT == "bf16":
+        x = bind_activation(x, sums, LANES)
+    products = tile_products(w, x, 0, K, FORMAT, DOT)
     out = sum_products(products, scales, FORMAT, DOT)
     # Last, so that the products do not wait for the norm.
     out *= norm_scale(sums, K, EPS)
@@ -205,17 +202,49 @@ def normed_product(
 
 
 @triton.jit
-def load_vector(x_ptr: tl.tensor, column: tl.tensor, K: tl.constexpr, BLOCK_K: tl.constexpr) -> tl.tensor:
-    """Load an activation [1, BLOCK_K] from `column` on, as float32; zeros beyond K."""
-    columns = column + tl.arange(0, BLOCK_K)[None, :]
-    return tl.load(x_ptr + columns, mask=columns < K, other=0.0).to(tl.float32)
+def load_words(x_ptr: tl.tensor, column: tl.tensor, K: tl.constexpr, BLOCK_K: tl.constexpr) -> tl.tensor:
+    """Load an activation [1, BLOCK_K], bf16, from `column` on, two numbers in a word; zeros beyond K."""
+    words = column // 2 + tl.arange(0, BLOCK_K // 2)[None, :]
+    return tl.load(x_ptr.to(tl.pointer_type(tl.int32)) + words, mask=words < K // 2, other=0)
 
 
 @triton.jit
-def lane_products(w: tl.tensor, x: tl.tensor, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr) -> tl.tensor:
-    """Return partial dot products [BLOCK_N, BLOCK_K // 8], each summed over the 8 values one lane loaded."""
-    products = w.to(tl.float32) * x
-    return tl.sum(tl.reshape(products, (BLOCK_N, BLOCK_K // 8, 8)), axis=2)
+def newest(words: tl.tensor, LANES: tl.constexpr) -> tl.tensor:
+    """Return what a lane knows only once all its words [..., W] have arrived: their maxima [4 * LANES]; W is no less."""
+    T: tl.constexpr = 4 * LANES
+    return tl.max(tl.reshape(words, (words.numel // T, T)), axis=0)
+
+
+@triton.jit
+def bind(words: tl.tensor, arrived: tl.tensor) -> tl.tensor:
+    """Return words [1, W] as they are, none of them to be used before `arrived` [T] is known.
+
+    Left alone, the compiler starts each lane's next load only after it used the last one: behind a wait for the
+    previous kernel that is one trip to memory after another. A number that needs them all, and is always zero
+    without the compiler knowing, keeps the loads together.
+    """
+    T: tl.constexpr = arrived.shape[0]
+    nothing = arrived & tl.program_id(1)
+    return tl.reshape(tl.reshape(words, (words.shape[1] // T, T)) | nothing[None, :], words.shape)
+
+
+@triton.jit
+def bind_activation(words: tl.tensor, sums: tl.tensor, LANES: tl.constexpr) -> tl.tensor:
+    """Bind the words [1, W] of an activation to each other and to partial sums, float32, that were loaded with them."""
+    if words.shape[1] < 4 * LANES:
+        return words
+    else:
+        return bind(words, tl.maximum(newest(words, LANES), newest(sums.to(tl.int32, bitcast=True), LANES)))
+
+
+@triton.jit
+def lane_products(w: tl.tensor, x: tl.tensor) -> tl.tensor:
+    """Return partial dot products [R, W // 4] of words [R, W] and [1, W], each over the eight numbers of a lane's load."""
+    R: tl.constexpr = w.shape[0]
+    QUADS: tl.constexpr = w.shape[1] // 4
+    low = (w << 16).to(tl.float32, bitcast=True) * (x << 16).to(tl.float32, bitcast=True)
+    high = (w & -0x10000).to(tl.float32, bitcast=True) * (x & -0x10000).to(tl.float32, bitcast=True)
+    return tl.sum(tl.reshape(low, (R, QUADS, 4)), axis=2) + tl.sum(tl.reshape(high, (R, QUADS, 4)), axis=2)
 
 
 @triton.jit

@@ -3,8 +3,21 @@
 import triton
 import triton.language as tl
 
-from memfloor.engine.kernels.dependency import release_dependents, wait_after_constants, wait_before_constants
-from memfloor.engine.kernels.rows import load_activation, load_scales, load_tile, sum_products, tile_products
+from memfloor.engine.kernels.dependency import (
+    issue_loads,
+    release_dependents,
+    wait_after_constants,
+    wait_before_constants,
+)
+from memfloor.engine.kernels.rows import (
+    bind,
+    load_activation,
+    load_scales,
+    load_tile,
+    newest,
+    sum_products,
+    tile_products,
+)
 
 
 @triton.jit
@@ -28,6 +41,7 @@ def projection_kernel(
     STEPS: tl.constexpr,
     SPLITS: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
+    LANES: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
     """Add W [N, K] x [K] + bias [N] to the residual [N], float32, in place.
@@ -46,16 +60,23 @@ def projection_kernel(
     scales = load_scales(w_ptr, tile * BLOCK_N, 0, N, K, FORMAT, BLOCK_N)
     wait_after_constants(PDL)
     x = load_activation(x_ptr, column, K, FORMAT, BLOCK_K)
-    products = tile_products(w, x, column, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
+    rows = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    residual = tl.load(residual_ptr + rows, mask=rows < N, other=0.0)
+    norm_weight = tl.load(norm_weight_ptr + rows, mask=rows < N, other=0.0)
+    issue_loads()
+    if FORMAT == "bf16" and BLOCK_K > 8 * LANES:
+        x = bind(x, newest(x, LANES))
+    products = tile_products(w, x, column, K, FORMAT, DOT)
     for step in tl.static_range(1, STEPS):
         at = column + step * BLOCK_K
         w = load_tile(w_ptr, tile * BLOCK_N, at, N, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
         x = load_activation(x_ptr, at, K, FORMAT, BLOCK_K)
-        products += tile_products(w, x, at, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
+        products += tile_products(w, x, at, K, FORMAT, DOT)
     out = sum_products(products, scales, FORMAT, DOT)
-    rows = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     if SPLITS == 1:
-        _add_to_residual(out, rows, tile, bias_ptr, residual_ptr, norm_weight_ptr, normed_ptr, sums_ptr, N, HAS_BIAS)
+        _add_to_residual(
+            out, residual, norm_weight, rows, tile, bias_ptr, residual_ptr, normed_ptr, sums_ptr, N, HAS_BIAS
+        )
     else:
         tl.store(partial_ptr + split * N + rows, out, mask=rows < N)
         # Every lane's partial must be written before the ticket that announces it.
@@ -67,7 +88,7 @@ def projection_kernel(
             partials = tl.load(partial_ptr + splits * N + rows[None, :], mask=mask, other=0.0, cache_modifier=".cg")
             out = tl.sum(partials, axis=0)
             _add_to_residual(
-                out, rows, tile, bias_ptr, residual_ptr, norm_weight_ptr, normed_ptr, sums_ptr, N, HAS_BIAS
+                out, residual, norm_weight, rows, tile, bias_ptr, residual_ptr, normed_ptr, sums_ptr, N, HAS_BIAS
             )
             tl.store(ticket_ptr + tile, 0)
 
@@ -75,11 +96,12 @@ def projection_kernel(
 @triton.jit
 def _add_to_residual(
     out: tl.tensor,
+    residual: tl.tensor,
+    norm_weight: tl.tensor,
     rows: tl.tensor,
     tile: tl.tensor,
     bias_ptr: tl.tensor,
     residual_ptr: tl.tensor,
-    norm_weight_ptr: tl.tensor,
     normed_ptr: tl.tensor,
     sums_ptr: tl.tensor,
     N: tl.constexpr,
@@ -88,10 +110,8 @@ def _add_to_residual(
     mask = rows < N
     if HAS_BIAS:
         out += tl.load(bias_ptr + rows, mask=mask, other=0.0).to(tl.float32)
-    out += tl.load(residual_ptr + rows, mask=mask, other=0.0)
-    # Lanes hold copies of a row: all must have read the residual before one of them replaces it.
-    tl.debug_barrier()
+    out += residual
     tl.store(residual_ptr + rows, out, mask=mask)
-    normed = out * tl.load(norm_weight_ptr + rows, mask=mask, other=0.0).to(tl.float32)
+    normed = out * norm_weight.to(tl.float32)
     tl.store(normed_ptr + rows, normed.to(normed_ptr.dtype.element_ty), mask=mask)
     tl.store(sums_ptr + tile, tl.sum(out * out, axis=0))

@@ -23,6 +23,7 @@ def qkv_kernel(
     DOT: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    LANES: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
     """Write out [N] = W [N, K] x [K] / rms + bias [N], float32.
@@ -44,6 +45,7 @@ def qkv_kernel(
         DOT,
         BLOCK_N,
         BLOCK_K,
+        LANES,
         PDL,
     )
     rows = tile * BLOCK_N + tl.arange(0, BLOCK_N)
