@@ -8,11 +8,12 @@ from memfloor.engine.cuda.launch_shapes import ProjectionShape, RowShape
 from memfloor.engine.kernels.gate_up.reference import gate_up
 from memfloor.engine.kernels.head.reference import head
 from memfloor.engine.kernels.projection.reference import projection
-from memfloor.engine.kernels.qkv.reference import qkv
+from memfloor.engine.kernels.qkv.reference import qkv, turned
 
 # One unit in the last place: the interpreter truncates when it stores bf16.
 BF16_STEP = 2.0**-7
 EPS = 1e-6
+LOG2_E = 1.4426950408889634
 
 
 def sum_bound(terms: int) -> float:
@@ -35,14 +36,23 @@ def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
 ROWS = [RowShape(16, 1), RowShape(64, 1)]
 
 
-@pytest.mark.parametrize("shape", ROWS)
+@pytest.mark.parametrize("shape", [RowShape(1, 1), RowShape(4, 1), RowShape(64, 1)])
 @pytest.mark.parametrize("biased", [True, False])
-def test_qkv_matches_its_reference(shape, biased):
-    x, w, sums = numbers(200), numbers(77, 200), torch.rand(5) * 40
-    bias = numbers(77) if biased else None
-    out = poisoned(77)
-    calls.qkv_call(x, sums, w, bias, out, eps=EPS, shape=shape, pdl=0).issue()
-    assert relative_error(out, qkv(x, sums, w, bias, EPS)) < sum_bound(200)
+@pytest.mark.parametrize("normed", [True, False])
+def test_qkv_matches_its_reference(shape, biased, normed):
+    rows = (3 + 2 * 1) * 16
+    x, w, sums = numbers(200), numbers(rows, 200), torch.rand(5) * 40
+    bias = numbers(rows) if biased else None
+    qk_norm = (numbers(16), numbers(16, seed=1)) if normed else None
+    cos, sin = torch.rand(8), torch.rand(8)
+    want, want_squares = turned(qkv(x, sums, w, bias, EPS), 1, cos, sin, qk_norm, LOG2_E / 4)
+    heads = calls.Heads(poisoned(rows), poisoned(4 * 8) if normed else None, 1, 16)
+    calls.qkv_call(
+        x, sums, w, bias, qk_norm, torch.cat([cos, sin]), heads, eps=EPS, shape=shape, pdl=0
+    ).issue()
+    assert relative_error(heads.values, want) < 2 * sum_bound(200)
+    if normed:
+        assert relative_error(heads.squares, want_squares) < 2 * sum_bound(200)
 
 
 @pytest.mark.parametrize("shape", ROWS)

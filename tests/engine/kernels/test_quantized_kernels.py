@@ -9,7 +9,7 @@ from memfloor.engine.cuda.matrix import CHUNK_COLUMNS, dequantize, quantize
 from memfloor.engine.kernels.gate_up.reference import gate_up
 from memfloor.engine.kernels.head.reference import head
 from memfloor.engine.kernels.projection.reference import projection
-from memfloor.engine.kernels.qkv.reference import qkv
+from memfloor.engine.kernels.qkv.reference import qkv, turned
 from memfloor.errors import UsageError
 from memfloor.spec import weight_format
 
@@ -18,6 +18,7 @@ BF16_STEP = 2.0**-7
 # Products and sums are float32; int4 sums 128 + nibble first and takes the 128 away.
 BOUND = 2e-5
 EPS = 1e-6
+LOG2_E = 1.4426950408889634
 FORMATS = tuple(CHUNK_COLUMNS)
 ROWS = [RowShape(16, 1), RowShape(16, 1, dot=True), RowShape(32, 1, dot=True)]
 
@@ -77,10 +78,13 @@ def test_an_unknown_format_is_refused():
 @pytest.mark.parametrize("shape", ROWS)
 @pytest.mark.parametrize("name", FORMATS)
 def test_qkv_matches_its_reference(shape, name):
-    x, w, sums, bias = numbers(384), quantize(uneven(77, 384), name), torch.rand(5) * 40, numbers(77)
-    out = poisoned(77)
-    calls.qkv_call(x, sums, w, bias, out, eps=EPS, shape=shape, pdl=0).issue()
-    assert relative_error(out, qkv(x, sums, dequantize(w), bias, EPS)) < BOUND
+    rows = (3 + 2 * 1) * 32
+    x, w, sums, bias = numbers(384), quantize(uneven(rows, 384), name), torch.rand(5) * 40, numbers(rows)
+    cos, sin = torch.rand(16), torch.rand(16)
+    heads = calls.Heads(poisoned(rows), None, 1, 32)
+    calls.qkv_call(x, sums, w, bias, None, torch.cat([cos, sin]), heads, eps=EPS, shape=shape, pdl=0).issue()
+    want, _ = turned(qkv(x, sums, dequantize(w), bias, EPS), 1, cos, sin, None, LOG2_E / 32**0.5)
+    assert relative_error(heads.values, want) < BOUND
 
 
 @pytest.mark.parametrize("shape", [*ROWS, RowShape(8, 1, dot=True)])

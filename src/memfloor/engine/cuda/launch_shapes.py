@@ -34,7 +34,7 @@ class RowShape:
     """Cut a matrix-vector product over whole rows: qkv, gate_up and head.
 
     Attributes:
-        block_n: Rows of a program; of gate and of up each in gate_up.
+        block_n: Rows of a program; of gate and of up each in gate_up, of each half of a head in qkv.
         warps: Warps per program.
         dot: Multiply quantised weights on tensor cores; a program's rows are then a multiple of 16.
         registers: Registers per lane at most; None leaves them to the compiler.
@@ -126,7 +126,7 @@ def default_shapes(
     scale = max(1, 4096 // next_power_of_two(hidden_size))
     row = next_power_of_two(hidden_size)
     shapes = LaunchShapes(
-        qkv=RowShape(block_n=2 * scale, warps=4),
+        qkv=RowShape(block_n=scale, warps=4),
         attention=AttentionShape(block_s=64, max_splits=max(1, 2 * sm_count // kv_heads), warps=4),
         o_proj=ProjectionShape(block_n=4, block_k=min(row, 1024), steps=4, warps=4),
         gate_up=RowShape(block_n=2 * scale, warps=4),
@@ -142,7 +142,7 @@ def _quantized_shapes(weights: str, scale: int, row: int) -> dict[str, Any]:
     # Tensor cores take 16 rows; those of gate and of up make a tile together. Whole rows of 8 bits are faster without.
     wide = weight_format(weights).bits == 8
     return {
-        "qkv": RowShape(block_n=(4 if wide else 16) * scale, warps=4, dot=not wide),
+        "qkv": RowShape(block_n=(2 if wide else 8) * scale, warps=4, dot=not wide),
         "o_proj": ProjectionShape(block_n=16, block_k=min(row, 4096), steps=1, warps=4, dot=True),
         "gate_up": RowShape(block_n=(4 if wide else 8) * scale, warps=4, dot=not wide),
         "down_proj": ProjectionShape(block_n=16, block_k=2048, steps=1 if wide else 2, warps=4, dot=True),

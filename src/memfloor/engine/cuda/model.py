@@ -5,6 +5,7 @@ from dataclasses import fields
 import torch
 
 from memfloor.engine.cuda.calls import (
+    Heads,
     KernelCall,
     StepInput,
     attention_calls,
@@ -53,7 +54,7 @@ class DecodeModel:
         self.cache = allocate_cache(spec, max_len, self.device)
         self.rope = device_rope(spec, max_len, self.device)
         self.input = StepInput(
-            self.token, self.position, self.residual, self.normed, self.down_sums, self._float32(2 * spec.head_dim)
+            self.token, self.position, self.residual, self.normed, self.down_sums, self._float32(spec.head_dim)
         )
         self.embed = embed_call(self.input, weights.embedding, weights.layers[0].input_norm, self.rope)
         self.plan = Plan(self._calls())
@@ -97,7 +98,9 @@ class DecodeModel:
         self.produced = self._int32(RING_LEN)
         self.residual = self._float32(spec.hidden_size)
         self.normed = self._bfloat16(spec.hidden_size)
-        self.qkv = self._float32(query + 2 * spec.num_key_value_heads * spec.head_dim)
+        keys = spec.num_key_value_heads * spec.head_dim
+        squares = self._float32((query + keys) // 2) if spec.qk_norm else None
+        self.heads = Heads(self._float32(query + 2 * keys), squares, spec.num_key_value_heads, spec.head_dim)
         self.attended = self._bfloat16(query)
         self.joined = self._bfloat16(spec.intermediate_size)
         self.logits = self._float32(spec.vocab_size)
@@ -140,16 +143,16 @@ class DecodeModel:
             self.down_sums,
             layer.qkv,
             layer.qkv_bias,
-            self.qkv,
+            layer.qk_norm,
+            self.input.rope_row,
+            self.heads,
             eps=eps,
             shape=shapes.qkv,
             pdl=self.pdl,
         )
         attention = attention_calls(
-            self.qkv,
+            self.heads,
             self.position,
-            self.input.rope_row,
-            layer.qk_norm,
             cache,
             self.attended,
             self.attention_scratch,

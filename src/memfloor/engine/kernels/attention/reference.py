@@ -2,11 +2,7 @@
 
 import torch
 
-
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate the halves of heads [..., D] by angles whose cosines and sines are [D / 2]."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+from memfloor.engine.kernels.qkv.reference import rotate
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -49,15 +45,26 @@ def attention(
     return (weights @ values).view(-1, head_dim), k, v
 
 
-def combine(partial: torch.Tensor, maxima: torch.Tensor, sums: torch.Tensor, used: int) -> torch.Tensor:
-    """Return the attention [H * D], float32, of the first `used` splits.
+def combine(
+    partial: torch.Tensor,
+    maxima: torch.Tensor,
+    sums: torch.Tensor,
+    used: int,
+    score: torch.Tensor,
+    value: torch.Tensor,
+) -> torch.Tensor:
+    """Return the attention [H * D], float32, of the first `used` splits and the token itself.
 
     Args:
         partial: Sums of weighted values, each over its split [H, splits, D].
         maxima: Greatest score of each split, times log2(e) [H, splits].
         sums: Sum of weights of each split [H, splits].
-        used: Splits that hold slots, 1 or more; what the others hold does not count.
+        used: Splits that hold slots; what the others hold does not count.
+        score: Of the token's own key, times log2(e) [H].
+        value: The token's own value, repeated for the heads that share it [H, D].
     """
-    weights = torch.exp2(maxima[:, :used] - maxima[:, :used].amax(dim=1, keepdim=True))
-    total = (sums[:, :used] * weights).sum(dim=1, keepdim=True)
-    return ((partial[:, :used] * weights[..., None]).sum(dim=1) / total).flatten()
+    tops = torch.cat([maxima[:, :used], score[:, None]], dim=1)
+    weights = torch.exp2(tops - tops.amax(dim=1, keepdim=True))
+    values = torch.cat([partial[:, :used], value[:, None]], dim=1)
+    total = (torch.cat([sums[:, :used], torch.ones_like(score)[:, None]], dim=1) * weights).sum(dim=1, keepdim=True)
+    return ((values * weights[..., None]).sum(dim=1) / total).flatten()

@@ -1,4 +1,4 @@
-"""Split-KV attention of one token, with QK norm, RoPE and the KV append in front, and the sum over splits."""
+"""Split-KV attention of one token to the past, then the sum over the splits and the token itself, which is appended."""
 
 import triton
 import triton.language as tl
@@ -13,11 +13,9 @@ from memfloor.engine.kernels.dependency import (
 
 @triton.jit
 def attention_kernel(
-    qkv_ptr: tl.tensor,
+    heads_ptr: tl.tensor,
+    squares_ptr: tl.tensor,
     position_ptr: tl.tensor,
-    rope_row_ptr: tl.tensor,
-    q_norm_ptr: tl.tensor,
-    k_norm_ptr: tl.tensor,
     k_cache_ptr: tl.tensor,
     v_cache_ptr: tl.tensor,
     partial_ptr: tl.tensor,
@@ -30,19 +28,17 @@ def attention_kernel(
     MAX_LEN: tl.constexpr,
     QK_NORM: tl.constexpr,
     EPS: tl.constexpr,
-    SCALE: tl.constexpr,
     BLOCK_S: tl.constexpr,
     SPLITS: tl.constexpr,
     DOT_TYPE: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
-    """Attend from one token at `position` to each split of slots [0, position] of a cache [HKV, MAX_LEN, D].
+    """Attend from one token to each split of the slots before its position in a cache [HKV, MAX_LEN, D].
 
-    qkv holds raw projections, float32: Q [HKV, GROUP, D], K [HKV, D], V [HKV, D]. The grid is HKV * SPLITS; split
-    s of a KV head takes blocks s, s + SPLITS, … of BLOCK_S slots. The token's own key and value come straight from
-    qkv; the program whose block they fall into appends them to the cache. Each split leaves its greatest score and sum
-    of weights [HKV, GROUP, SPLITS], minus infinity and zero if it has no slots, and those with slots their partial
-    [HKV, GROUP, SPLITS, D]. rope_row is the position's cosines, then its signed sines [2, D]. SCALE includes log2(e).
+    heads begins with the rotated queries [HKV, GROUP, D], float32, times the softmax's scale and log2(e); with QK_NORM
+    their squares [HKV, GROUP, D / 2] give the norms that they lack. The grid is HKV * SPLITS; split s of a KV head
+    takes blocks s, s + SPLITS, … of BLOCK_S slots. Each split leaves its greatest score and sum of weights [HKV, GROUP,
+    SPLITS], minus infinity and zero if it has no slots, and those with slots their partial [HKV, GROUP, SPLITS, D].
     """
     head = tl.program_id(0) % HKV
     split = tl.program_id(0) // HKV
@@ -55,44 +51,30 @@ def attention_kernel(
     k = _load_slots(k_base, split * BLOCK_S, bound, D, BLOCK_S)
     v = _load_slots(v_base, split * BLOCK_S, bound, D, BLOCK_S)
     wait_after_constants(PDL)
-    # All dependent loads start together; only then is anything computed.
     position = tl.load(position_ptr, volatile=True)
+    group = tl.arange(0, BLOCK_G)
+    real = group < GROUP
+    query = head * GROUP + group
     dims = tl.arange(0, D)[None, :]
-    swapped = (dims + D // 2) % D
-    heads = tl.arange(0, BLOCK_G)[:, None]
-    real = heads < GROUP
-    q_ptr = qkv_ptr + (head * GROUP + heads) * D
-    k_ptr = qkv_ptr + (HKV * GROUP + head) * D
-    q = tl.load(q_ptr + dims, mask=real, other=0.0)
-    q_swapped = tl.load(q_ptr + swapped, mask=real, other=0.0)
-    new_k = tl.load(k_ptr + dims)
-    new_k_swapped = tl.load(k_ptr + swapped)
-    new_v = tl.load(k_ptr + HKV * D + dims).to(v_cache_ptr.dtype.element_ty)
-    cos = tl.load(rope_row_ptr + dims)
-    sin = tl.load(rope_row_ptr + D + dims)
-    num_blocks = position // BLOCK_S + 1
-    row = (head * GROUP + tl.arange(0, BLOCK_G)) * SPLITS + split
+    q = tl.load(heads_ptr + query[:, None] * D + dims, mask=real[:, None], other=0.0)
+    if QK_NORM:
+        q *= head_norm(squares_ptr + query[:, None] * (D // 2), real[:, None], D, EPS)[:, None]
+    q = q.to(DOT_TYPE)
+    num_blocks = (position + BLOCK_S - 1) // BLOCK_S
+    row = query * SPLITS + split
     top = tl.full((BLOCK_G,), float("-inf"), dtype=tl.float32)
     total = tl.zeros((BLOCK_G,), dtype=tl.float32)
     if split < num_blocks:
-        if QK_NORM:
-            q, q_swapped = _normed(q, q_swapped, q_norm_ptr, dims, swapped, D, EPS)
-            new_k, new_k_swapped = _normed(new_k, new_k_swapped, k_norm_ptr, dims, swapped, D, EPS)
-        query = ((q * cos + q_swapped * sin) * SCALE).to(DOT_TYPE)
-        key = (new_k * cos + new_k_swapped * sin).to(k_cache_ptr.dtype.element_ty)
-        if split == (num_blocks - 1) % SPLITS:
-            tl.store(k_base + position * D + dims, key)
-            tl.store(v_base + position * D + dims, new_v)
         acc = tl.zeros((BLOCK_G, D), dtype=tl.float32)
         for block in range(split, num_blocks, SPLITS):
             next_k = _load_slots(k_base, (block + SPLITS) * BLOCK_S, position, D, BLOCK_S)
             next_v = _load_slots(v_base, (block + SPLITS) * BLOCK_S, position, D, BLOCK_S)
             slots = block * BLOCK_S + tl.arange(0, BLOCK_S)
-            is_new = (slots == position)[:, None]
-            k = tl.where(is_new, key, k)
-            v = tl.where(is_new, new_v, v)
-            scores = tl.dot(query, tl.trans(k.to(DOT_TYPE)))
-            scores = tl.where((slots <= position)[None, :], scores, float("-inf"))
+            if (block + 1) * BLOCK_S > position:
+                # A slot that was loaded and is not to be seen must not be able to hold a NaN.
+                v = tl.where((slots < position)[:, None], v, 0.0)
+            scores = tl.dot(q, tl.trans(k.to(DOT_TYPE)))
+            scores = tl.where((slots < position)[None, :], scores, float("-inf"))
             new_top = tl.maximum(top, tl.max(scores, axis=1))
             weights = tl.exp2(scores - new_top[:, None])
             decay = tl.exp2(top - new_top)
@@ -101,25 +83,40 @@ def attention_kernel(
             top = new_top
             k = next_k
             v = next_v
-        tl.store(partial_ptr + row[:, None] * D + dims, acc, mask=real)
+        tl.store(partial_ptr + row[:, None] * D + dims, acc, mask=real[:, None])
     # Of splits without slots too: their join then need not wait for the position before it loads.
-    tl.store(max_ptr + row, top, mask=tl.arange(0, BLOCK_G) < GROUP)
-    tl.store(sum_ptr + row, total, mask=tl.arange(0, BLOCK_G) < GROUP)
+    tl.store(max_ptr + row, top, mask=real)
+    tl.store(sum_ptr + row, total, mask=real)
 
 
 @triton.jit
 def combine_kernel(
+    heads_ptr: tl.tensor,
+    squares_ptr: tl.tensor,
+    position_ptr: tl.tensor,
+    k_cache_ptr: tl.tensor,
+    v_cache_ptr: tl.tensor,
     partial_ptr: tl.tensor,
     max_ptr: tl.tensor,
     sum_ptr: tl.tensor,
     out_ptr: tl.tensor,
+    H: tl.constexpr,
+    HKV: tl.constexpr,
     D: tl.constexpr,
+    MAX_LEN: tl.constexpr,
+    QK_NORM: tl.constexpr,
+    EPS: tl.constexpr,
     SPLITS: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
-    """Write the attention [H, D], bf16, from the partials of the splits that hold slots; one program per head."""
+    """Write the attention [H, D], bf16, from the splits' partials and the token's own key and value.
+
+    One program per head; the first of those that share a KV head appends its key and value to the cache at `position`.
+    heads is all of [H + 2 HKV, D], and squares [H + HKV, D / 2].
+    """
     head = tl.program_id(0)
+    kv_head = head // (H // HKV)
     release_dependents(PDL)
     wait_for_previous(PDL)
     splits = tl.arange(0, BLOCK_SPLITS)
@@ -129,11 +126,35 @@ def combine_kernel(
     partial = tl.load(partial_ptr + row[:, None] * D + dims[None, :], mask=real[:, None], other=0.0)
     tops = tl.load(max_ptr + row, mask=real, other=float("-inf"))
     sums = tl.load(sum_ptr + row, mask=real, other=0.0)
-    weights = tl.exp2(tops - tl.max(tops, axis=0))
+    query = tl.load(heads_ptr + head * D + dims)
+    key = tl.load(heads_ptr + (H + kv_head) * D + dims)
+    value = tl.load(heads_ptr + (H + HKV + kv_head) * D + dims).to(v_cache_ptr.dtype.element_ty)
+    slot = kv_head * (MAX_LEN * D) + tl.load(position_ptr, volatile=True) * D
+    if QK_NORM:
+        query *= tl.sum(head_norm(squares_ptr + head * (D // 2), tl.full((1, 1), 1, tl.int1), D, EPS), axis=0)
+        key *= tl.sum(head_norm(squares_ptr + (H + kv_head) * (D // 2), tl.full((1, 1), 1, tl.int1), D, EPS), axis=0)
+    key = key.to(k_cache_ptr.dtype.element_ty)
+    if head % (H // HKV) == 0:
+        tl.store(k_cache_ptr + slot + dims, key)
+        tl.store(v_cache_ptr + slot + dims, value)
+    # The query as the splits' products take it.
+    score = tl.sum(query.to(k_cache_ptr.dtype.element_ty).to(tl.float32) * key.to(tl.float32), axis=0)
+    top = tl.maximum(tl.max(tops, axis=0), score)
+    weights = tl.exp2(tops - top)
+    own = tl.exp2(score - top)
     # Splits without slots left no partial: whatever lies there must not count, a NaN least of all.
     partial = tl.where((weights > 0)[:, None], partial * weights[:, None], 0.0)
-    out = tl.sum(partial, axis=0) / tl.sum(sums * weights, axis=0)
+    out = (tl.sum(partial, axis=0) + own * value.to(tl.float32)) / (tl.sum(sums * weights, axis=0) + own)
     tl.store(out_ptr + head * D + dims, out.to(out_ptr.dtype.element_ty))
+
+
+@triton.jit
+def head_norm(
+    squares_ptr: tl.tensor, real: tl.tensor, D: tl.constexpr, EPS: tl.constexpr
+) -> tl.tensor:
+    """Return 1 / rms of heads from pointers [any, 1] to the squares [D / 2] of their pairs; any number where not real."""
+    squares = tl.load(squares_ptr + tl.arange(0, D // 2)[None, :], mask=real, other=0.0)
+    return tl.rsqrt(tl.sum(squares, axis=1) / D + EPS)
 
 
 @triton.jit
@@ -142,19 +163,3 @@ def _load_slots(
 ) -> tl.tensor:
     slots = slot + tl.arange(0, BLOCK_S)[:, None]
     return tl.load(base_ptr + slots * D + tl.arange(0, D)[None, :], mask=slots < bound, other=0.0)
-
-
-@triton.jit
-def _normed(
-    x: tl.tensor,
-    x_swapped: tl.tensor,
-    norm_ptr: tl.tensor,
-    dims: tl.tensor,
-    swapped: tl.tensor,
-    D: tl.constexpr,
-    EPS: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor]:
-    """Norm heads [any, D], and the same heads with their halves swapped, by their root mean square."""
-    scale = tl.rsqrt(tl.sum(x * x, axis=1) / D + EPS)[:, None]
-    straight = x * scale * tl.load(norm_ptr + dims).to(tl.float32)
-    return straight, x_swapped * scale * tl.load(norm_ptr + swapped).to(tl.float32)

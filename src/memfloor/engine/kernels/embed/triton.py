@@ -25,9 +25,8 @@ def write_embedding(
 ) -> None:
     """Write the embedding [E] of a token as the residual, times the norm weight, and its sum of squares.
 
-    The sum goes into the first of NUM_SUMS partial sums; the others become zero. rope_row [2, D] becomes the
-    row of the tables [MAX_LEN, D / 2] at the position: cosines for both halves, then sines, negative for the first.
-    Beyond the tables their last row is taken.
+    The sum goes into the first of NUM_SUMS partial sums; the others become zero. rope_row [2, D / 2] becomes the
+    row of the tables [MAX_LEN, D / 2] at the position: cosines, then sines. Beyond the tables their last row is taken.
     """
     index = tl.arange(0, BLOCK_E)
     mask = index < E
@@ -43,9 +42,7 @@ def write_embedding(
     cos = tl.load(cos_ptr + row_start + angle)
     sin = tl.load(sin_ptr + row_start + angle)
     tl.store(rope_row_ptr + angle, cos)
-    tl.store(rope_row_ptr + D // 2 + angle, cos)
-    tl.store(rope_row_ptr + D + angle, -sin)
-    tl.store(rope_row_ptr + D + D // 2 + angle, sin)
+    tl.store(rope_row_ptr + D // 2 + angle, sin)
 
 
 @triton.jit
