@@ -43,13 +43,3 @@ def wait_after_constants(PDL: tl.constexpr) -> None:
     """Wait for the previous kernel here if constants were loaded first."""
     if PDL == 2:
         tl.extra.cuda.gdc_wait()
-
-
-@triton.jit
-def issue_loads() -> None:
-    """Keep the loads above this line from being moved below it: started together, they take one trip to memory.
-
-    Left alone, the compiler starts each load where its number is used, and a kernel that has just passed its wait
-    then makes several trips, one after another, while memory idles.
-    """
-    tl.debug_barrier()

@@ -93,11 +93,10 @@ def pair_product(
     LANES: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
     """Return both halves [BLOCK_N] of a pair of rows times x [K] / rms."""
-    x = load_activation(x_ptr, 0, K, FORMAT, BLOCK_K)
     sums = load_sums(sums_ptr, NUM_SUMS, BLOCK_SUMS)
     scale = norm_scale(sums, K, EPS)
     if FORMAT == "bf16":
-        x = bind_activation(x, sums, LANES)
+        x = bind_activation(load_words(x_ptr, 0, K, BLOCK_K), sums, LANES)
         first = tl.sum(lane_products(pair[0], x), axis=1) * scale
         second = tl.sum(lane_products(pair[1], x), axis=1) * scale
         return first, second
@@ -108,30 +107,39 @@ def pair_product(
 
 
 @triton.jit
-def load_activation(
-    x_ptr: tl.tensor, column: tl.tensor, K: tl.constexpr, FORMAT: tl.constexpr, BLOCK_K: tl.constexpr
-) -> tl.tensor:
-    """Load BLOCK_K numbers of an activation [K], bf16, from `column` on; packed products load theirs piece by piece."""
-    if FORMAT == "bf16":
-        return load_words(x_ptr, column, K, BLOCK_K)
-    else:
-        return x_ptr
-
-
-@triton.jit
-def tile_products(
-    tile: tl.tensor,
-    x: tl.tensor,
+def tiles_product(
+    tiles: tl.tuple,
+    x_ptr: tl.tensor,
     column: tl.tensor,
     K: tl.constexpr,
     FORMAT: tl.constexpr,
     DOT: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    LANES: tl.constexpr,
 ) -> tl.tensor:
-    """Return partial products of a tile, which may be added to those of other columns before they are summed."""
+    """Return the partial products of tiles side by side, from `column` on, and an activation [K], for sum_products."""
     if FORMAT == "bf16":
-        return lane_products(tile, x)
+        words = ()
+        for step in tl.static_range(len(tiles)):
+            words = words + (load_words(x_ptr, column + step * BLOCK_K, K, BLOCK_K),)
+        if BLOCK_K // 2 >= 4 * LANES:
+            last = newest(words[0], LANES)
+            for step in tl.static_range(1, len(tiles)):
+                last = tl.maximum(last, newest(words[step], LANES))
+            bound = ()
+            for step in tl.static_range(len(tiles)):
+                bound = bound + (bind(words[step], last),)
+            words = bound
+        products = lane_products(tiles[0], words[0])
+        for step in tl.static_range(1, len(tiles)):
+            products += lane_products(tiles[step], words[step])
+        return products
     else:
-        return packed_products(tile[0], tile[1], x, column, K, FORMAT, DOT)
+        products = packed_products(tiles[0][0], tiles[0][1], x_ptr, column, K, FORMAT, DOT)
+        for step in tl.static_range(1, len(tiles)):
+            at = column + step * BLOCK_K
+            products += packed_products(tiles[step][0], tiles[step][1], x_ptr, at, K, FORMAT, DOT)
+        return products
 
 
 @triton.jit
@@ -190,11 +198,11 @@ def normed_product(
     w = load_tile(w_ptr, tile * BLOCK_N, 0, N, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
     scales = load_scales(w_ptr, tile * BLOCK_N, 0, N, K, FORMAT, BLOCK_N)
     wait_after_constants(PDL)
-    x = load_activation(x_ptr, 0, K, FORMAT, BLOCK_K)
     sums = load_sums(sums_ptr, NUM_SUMS, BLOCK_SUMS)
     if FORMAT == "bf16":
-        x = bind_activation(x, sums, LANES)
-    products = tile_products(w, x, 0, K, FORMAT, DOT)
+        products = lane_products(w, bind_activation(load_words(x_ptr, 0, K, BLOCK_K), sums, LANES))
+    else:
+        products = packed_products(w[0], w[1], x_ptr, 0, K, FORMAT, DOT)
     out = sum_products(products, scales, FORMAT, DOT)
     # Last, so that the products do not wait for the norm.
     out *= norm_scale(sums, K, EPS)

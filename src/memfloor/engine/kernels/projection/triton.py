@@ -3,21 +3,8 @@
 import triton
 import triton.language as tl
 
-from memfloor.engine.kernels.dependency import (
-    issue_loads,
-    release_dependents,
-    wait_after_constants,
-    wait_before_constants,
-)
-from memfloor.engine.kernels.rows import (
-    bind,
-    load_activation,
-    load_scales,
-    load_tile,
-    newest,
-    sum_products,
-    tile_products,
-)
+from memfloor.engine.kernels.dependency import release_dependents, wait_after_constants, wait_before_constants
+from memfloor.engine.kernels.rows import load_scales, load_tile, sum_products, tiles_product
 
 
 @triton.jit
@@ -47,7 +34,7 @@ def projection_kernel(
     """Add W [N, K] x [K] + bias [N] to the residual [N], float32, in place.
 
     Also write what the next norm needs: residual * norm weight [N], bf16, and per row tile the sum of squares
-    of the residual. The grid is row tiles * SPLITS; each program takes STEPS blocks of K. The last program of
+    of the residual. The grid is row tiles * SPLITS; each program holds STEPS blocks of K at once. The last program of
     a row tile to arrive, told by a ticket [row tiles] it resets, adds the partials [SPLITS, N] in fixed order:
     the result does not depend on who was last.
     """
@@ -56,22 +43,16 @@ def projection_kernel(
     column = split * (STEPS * BLOCK_K)
     release_dependents(PDL)
     wait_before_constants(PDL)
-    w = load_tile(w_ptr, tile * BLOCK_N, column, N, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
+    tiles = ()
+    for step in tl.static_range(STEPS):
+        at = column + step * BLOCK_K
+        tiles = tiles + (load_tile(w_ptr, tile * BLOCK_N, at, N, K, FORMAT, DOT, BLOCK_N, BLOCK_K),)
     scales = load_scales(w_ptr, tile * BLOCK_N, 0, N, K, FORMAT, BLOCK_N)
     wait_after_constants(PDL)
-    x = load_activation(x_ptr, column, K, FORMAT, BLOCK_K)
     rows = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     residual = tl.load(residual_ptr + rows, mask=rows < N, other=0.0)
     norm_weight = tl.load(norm_weight_ptr + rows, mask=rows < N, other=0.0)
-    issue_loads()
-    if FORMAT == "bf16" and BLOCK_K > 8 * LANES:
-        x = bind(x, newest(x, LANES))
-    products = tile_products(w, x, column, K, FORMAT, DOT)
-    for step in tl.static_range(1, STEPS):
-        at = column + step * BLOCK_K
-        w = load_tile(w_ptr, tile * BLOCK_N, at, N, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
-        x = load_activation(x_ptr, at, K, FORMAT, BLOCK_K)
-        products += tile_products(w, x, at, K, FORMAT, DOT)
+    products = tiles_product(tiles, x_ptr, column, K, FORMAT, DOT, BLOCK_K, LANES)
     out = sum_products(products, scales, FORMAT, DOT)
     if SPLITS == 1:
         _add_to_residual(
