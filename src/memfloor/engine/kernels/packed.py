@@ -8,6 +8,7 @@ nothing moves between lanes.
 import triton
 import triton.language as tl
 
+from memfloor.engine.kernels.codes import code_products, encode
 from memfloor.engine.kernels.dequantize import (
     CHUNK_WORDS,
     DOT_TYPE,
@@ -195,6 +196,8 @@ def packed_products(
     """
     if DOT:
         return _dot(words, scales, x_ptr, column, K, FORMAT)
+    elif FORMAT != "fp8":
+        return code_products(words, scales, encode(x_ptr, column, K, FORMAT, words.shape[1]), FORMAT)
     else:
         return _multiply(words, scales, x_ptr, column, K, FORMAT)
 

@@ -1,0 +1,110 @@
+"""Integer weights times an activation, four bytes an instruction: the activation becomes codes of 16 bits.
+
+Each chunk of an activation has a scale of its own, so that its greatest number takes all 15 bits and a sign: what is lost
+is a part in 65534 of that. A code is a signed high byte and an unsigned low one; weights are unsigned bytes, and what
+they have too much is taken away with the sum of the codes. Sums are exact until they are scaled.
+"""
+
+import triton
+import triton.language as tl
+
+from memfloor.engine.kernels.dequantize import CHUNK_WORDS, scale_and_zero
+
+# The interpreter knows no instructions of a GPU.
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+GREATEST = tl.constexpr(32767.0)
+# float32 1.5 * 2**23: a number added to it is rounded, and its code is in the lowest bits of the sum.
+ROUNDING = tl.constexpr(12582912.0)
+BYTES_0_2, BYTES_1_3 = tl.constexpr(0x00FF00FF), tl.constexpr(-0x00FF0100)
+ONES, LOW_NIBBLES = tl.constexpr(0x01010101), tl.constexpr(0x0F0F0F0F)
+
+
+@triton.jit
+def encode(
+    x_ptr: tl.tensor, column: tl.tensor, K: tl.constexpr, FORMAT: tl.constexpr, W: tl.constexpr
+) -> tuple[tl.tuple, tl.tuple, tl.tensor, tl.tensor]:
+    """Return an activation [K], bf16, from `column` on, as the bytes that W words of a row's weights meet.
+
+    The low and the high bytes of the codes, each a word [1, W] for every half of the weights' fields; the sum of the
+    codes that a lane's four words meet, int32 [1, W / 4]; and the scale of those codes, float32 [1, W / 4].
+    """
+    COLUMNS: tl.constexpr = 128 if FORMAT == "int4-g128" else 64
+    FIELDS: tl.constexpr = COLUMNS // 32
+    HALF: tl.constexpr = FIELDS // 2
+    C: tl.constexpr = W // CHUNK_WORDS
+    # Two neighbouring activations a word.
+    pairs_ptr = x_ptr.to(tl.pointer_type(tl.int32)) + column // 2
+    word = tl.arange(0, W)[None, :]
+    chunk = word // CHUNK_WORDS
+    index = chunk * (COLUMNS // 2) + word % CHUNK_WORDS
+    mask = column + chunk * COLUMNS < K
+    pairs = ()
+    top = tl.zeros((1, W), dtype=tl.int32)
+    for field in tl.static_range(FIELDS):
+        pair = tl.load(pairs_ptr + index + 16 * field, mask=mask, other=0)
+        # As integers, magnitudes are in the same order, and a NaN is the greatest.
+        top = tl.maximum(top, tl.maximum((pair << 16) & 0x7FFFFFFF, pair & 0x7FFF0000))
+        pairs = pairs + (pair,)
+    top = tl.max(tl.reshape(top, (C, CHUNK_WORDS)), axis=1).to(tl.float32, bitcast=True)[:, None]
+    inverse = GREATEST / tl.where(top > 0, top, 1.0)
+    inverse = tl.reshape(tl.broadcast_to(inverse, (C, CHUNK_WORDS)), (1, W))
+    codes = ()
+    for field in tl.static_range(FIELDS):
+        first = ((pairs[field] << 16).to(tl.float32, bitcast=True) * inverse + ROUNDING).to(tl.int32, bitcast=True)
+        second = ((pairs[field] & -0x10000).to(tl.float32, bitcast=True) * inverse + ROUNDING).to(
+            tl.int32, bitcast=True
+        )
+        codes = codes + ((first & 0xFFFF) | (second << 16),)
+    low, high = (), ()
+    sums = tl.zeros((1, W), dtype=tl.int32)
+    for field in tl.static_range(HALF):
+        a, b = codes[field], codes[field + HALF]
+        low = low + ((a & BYTES_0_2) | ((b & BYTES_0_2) << 8),)
+        high = high + (((a >> 8) & BYTES_0_2) | (b & BYTES_1_3),)
+        sums += (byte_products(ONES + 0 * word, high[field], 0 * word, True) << 8)
+        sums = byte_products(ONES + 0 * word, low[field], sums, False)
+    sums = tl.sum(tl.reshape(sums, (1, W // 4, 4)), axis=2)
+    scale = tl.reshape(tl.broadcast_to(top * (1.0 / GREATEST), (C, 4)), (1, W // 4))
+    return low, high, sums, scale
+
+
+@triton.jit
+def code_products(words: tl.tensor, scales: tl.tensor, x: tl.tuple, FORMAT: tl.constexpr) -> tl.tensor:
+    """Return partial products [R, W / 4], float32, of words [R, W] and an encoded activation; see `encode`."""
+    R: tl.constexpr = words.shape[0]
+    QUADS: tl.constexpr = words.shape[1] // 4
+    low, high, sums, scale = x
+    zero = 0 * words
+    if FORMAT == "int4-g128":
+        even, odd = words & LOW_NIBBLES, (words >> 4) & LOW_NIBBLES
+        products = byte_products(odd, high[1], byte_products(even, high[0], zero, True), True) << 8
+        products = byte_products(odd, low[1], byte_products(even, low[0], products, False), False)
+        weight_scale, weight_zero = scale_and_zero(scales)
+        products = tl.sum(tl.reshape(products, (R, QUADS, 4)), axis=2)
+        return (products.to(tl.float32) - weight_zero * sums.to(tl.float32)) * (weight_scale * scale)
+    else:
+        products = byte_products(words, high[0], zero, True) << 8
+        products = byte_products(words, low[0], products, False)
+        products = tl.sum(tl.reshape(products, (R, QUADS, 4)), axis=2)
+        # Weights were stored as 128 more.
+        return (products - 128 * sums).to(tl.float32) * scale
+
+
+@triton.jit
+def byte_products(a: tl.tensor, b: tl.tensor, c: tl.tensor, SIGNED: tl.constexpr) -> tl.tensor:
+    """Return c plus the products of the four unsigned bytes in a and those in b, which may be SIGNED; int32."""
+    if INTERPRETED:
+        for byte in tl.static_range(4):
+            other = (b >> (8 * byte)) & 0xFF
+            if SIGNED:
+                other = (other ^ 0x80) - 0x80
+            c = c + ((a >> (8 * byte)) & 0xFF) * other
+        return c
+    elif SIGNED:
+        return tl.inline_asm_elementwise(
+            "dp4a.u32.s32 $0, $1, $2, $3;", "=r,r,r,r", [a, b, c], dtype=tl.int32, is_pure=True, pack=1
+        )
+    else:
+        return tl.inline_asm_elementwise(
+            "dp4a.u32.u32 $0, $1, $2, $3;", "=r,r,r,r", [a, b, c], dtype=tl.int32, is_pure=True, pack=1
+        )
