@@ -57,10 +57,11 @@ class ProjectionShape:
     Attributes:
         block_n: Rows per program.
         block_k: Numbers of K a program holds at a time.
-        steps: Blocks of K a program takes one after another.
+        steps: Blocks of K a program takes.
         warps: Warps per program.
         dot: Multiply quantised weights on tensor cores; `block_n` is then a multiple of 16.
         registers: Registers per lane at most; None leaves them to the compiler.
+        ahead: Blocks of K loaded before the wait for the kernel before; no more than there are.
     """
 
     block_n: int
@@ -69,6 +70,7 @@ class ProjectionShape:
     warps: int
     dot: bool = False
     registers: int | None = None
+    ahead: int = 1
 
     def splits(self, columns: int) -> int:
         """Return how many programs share a row of `columns` numbers."""

@@ -25,8 +25,8 @@ def encode(
 ) -> tuple[tl.tuple, tl.tuple, tl.tensor, tl.tensor]:
     """Return an activation [K], bf16, from `column` on, as the bytes that W words of a row's weights meet.
 
-    The low and the high bytes of the codes, each a word [1, W] for every half of the weights' fields; the sum of the
-    codes that a lane's four words meet, int32 [1, W / 4]; and the scale of those codes, float32 [1, W / 4].
+    The low and the high bytes of the codes, each a word for every half of the weights' fields, in the quarters of `quarters`;
+    the sum of the codes that a lane's four words meet, int32 [1, W / 4]; and the scale of those codes, float32 [1, W / 4].
     """
     COLUMNS: tl.constexpr = 128 if FORMAT == "int4-g128" else 64
     FIELDS: tl.constexpr = COLUMNS // 32
@@ -56,14 +56,17 @@ def encode(
         )
         codes = codes + ((first & 0xFFFF) | (second << 16),)
     low, high = (), ()
-    sums = tl.zeros((1, W), dtype=tl.int32)
+    ones = tl.full((1, W // 4), ONES, dtype=tl.int32)
+    total = tl.zeros((1, W // 4), dtype=tl.int32)
+    rest = tl.zeros((1, W // 4), dtype=tl.int32)
     for field in tl.static_range(HALF):
         a, b = codes[field], codes[field + HALF]
-        low = low + ((a & BYTES_0_2) | ((b & BYTES_0_2) << 8),)
-        high = high + (((a >> 8) & BYTES_0_2) | (b & BYTES_1_3),)
-        sums += (byte_products(ONES + 0 * word, high[field], 0 * word, True) << 8)
-        sums = byte_products(ONES + 0 * word, low[field], sums, False)
-    sums = tl.sum(tl.reshape(sums, (1, W // 4, 4)), axis=2)
+        low = low + (quarters((a & BYTES_0_2) | ((b & BYTES_0_2) << 8)),)
+        high = high + (quarters(((a >> 8) & BYTES_0_2) | (b & BYTES_1_3)),)
+        for quarter in tl.static_range(4):
+            total = byte_products(ones, high[field][quarter], total, True)
+            rest = byte_products(ones, low[field][quarter], rest, False)
+    sums = (total << 8) + rest
     scale = tl.reshape(tl.broadcast_to(top * (1.0 / GREATEST), (C, 4)), (1, W // 4))
     return low, high, sums, scale
 
@@ -71,23 +74,38 @@ def encode(
 @triton.jit
 def code_products(words: tl.tensor, scales: tl.tensor, x: tl.tuple, FORMAT: tl.constexpr) -> tl.tensor:
     """Return partial products [R, W / 4], float32, of words [R, W] and an encoded activation; see `encode`."""
-    R: tl.constexpr = words.shape[0]
-    QUADS: tl.constexpr = words.shape[1] // 4
     low, high, sums, scale = x
-    zero = 0 * words
+    parts = quarters(words)
+    products = 0 * parts[0]
     if FORMAT == "int4-g128":
-        even, odd = words & LOW_NIBBLES, (words >> 4) & LOW_NIBBLES
-        products = byte_products(odd, high[1], byte_products(even, high[0], zero, True), True) << 8
-        products = byte_products(odd, low[1], byte_products(even, low[0], products, False), False)
+        for quarter in tl.static_range(4):
+            even, odd = parts[quarter] & LOW_NIBBLES, (parts[quarter] >> 4) & LOW_NIBBLES
+            products = byte_products(even, high[0][quarter], products, True)
+            products = byte_products(odd, high[1][quarter], products, True)
+        products = products << 8
+        for quarter in tl.static_range(4):
+            even, odd = parts[quarter] & LOW_NIBBLES, (parts[quarter] >> 4) & LOW_NIBBLES
+            products = byte_products(even, low[0][quarter], products, False)
+            products = byte_products(odd, low[1][quarter], products, False)
         weight_scale, weight_zero = scale_and_zero(scales)
-        products = tl.sum(tl.reshape(products, (R, QUADS, 4)), axis=2)
         return (products.to(tl.float32) - weight_zero * sums.to(tl.float32)) * (weight_scale * scale)
     else:
-        products = byte_products(words, high[0], zero, True) << 8
-        products = byte_products(words, low[0], products, False)
-        products = tl.sum(tl.reshape(products, (R, QUADS, 4)), axis=2)
+        for quarter in tl.static_range(4):
+            products = byte_products(parts[quarter], high[0][quarter], products, True)
+        products = products << 8
+        for quarter in tl.static_range(4):
+            products = byte_products(parts[quarter], low[0][quarter], products, False)
         # Weights were stored as 128 more.
         return (products - 128 * sums).to(tl.float32) * scale
+
+
+@triton.jit
+def quarters(words: tl.tensor) -> tl.tuple:
+    """Return the four words of each lane's load of words [R, W], each [R, W / 4]."""
+    even, odd = tl.split(tl.reshape(words, (words.shape[0], words.shape[1] // 4, 2, 2)))
+    first, third = tl.split(even)
+    second, fourth = tl.split(odd)
+    return first, second, third, fourth
 
 
 @triton.jit

@@ -151,6 +151,7 @@ def projection_call(
         "BLOCK_N": shape.block_n,
         "BLOCK_K": shape.block_k,
         "STEPS": shape.steps,
+        "AHEAD": min(shape.ahead, shape.steps),
         "SPLITS": splits,
         "BLOCK_SPLITS": next_power_of_two(splits),
         "LANES": 32 * shape.warps,

@@ -26,6 +26,7 @@ def projection_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     STEPS: tl.constexpr,
+    AHEAD: tl.constexpr,
     SPLITS: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
     LANES: tl.constexpr,
@@ -34,7 +35,8 @@ def projection_kernel(
     """Add W [N, K] x [K] + bias [N] to the residual [N], float32, in place.
 
     Also write what the next norm needs: residual * norm weight [N], bf16, and per row tile the sum of squares
-    of the residual. The grid is row tiles * SPLITS; each program holds STEPS blocks of K at once. The last program of
+    of the residual. The grid is row tiles * SPLITS; each program takes STEPS blocks of K,
+    AHEAD of them before its wait. The last program of
     a row tile to arrive, told by a ticket [row tiles] it resets, adds the partials [SPLITS, N] in fixed order:
     the result does not depend on who was last.
     """
@@ -44,7 +46,7 @@ def projection_kernel(
     release_dependents(PDL)
     wait_before_constants(PDL)
     tiles = ()
-    for step in tl.static_range(STEPS):
+    for step in tl.static_range(AHEAD):
         at = column + step * BLOCK_K
         tiles = tiles + (load_tile(w_ptr, tile * BLOCK_N, at, N, K, FORMAT, DOT, BLOCK_N, BLOCK_K),)
     scales = load_scales(w_ptr, tile * BLOCK_N, 0, N, K, FORMAT, BLOCK_N)
@@ -52,6 +54,9 @@ def projection_kernel(
     rows = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     residual = tl.load(residual_ptr + rows, mask=rows < N, other=0.0)
     norm_weight = tl.load(norm_weight_ptr + rows, mask=rows < N, other=0.0)
+    for step in tl.static_range(AHEAD, STEPS):
+        at = column + step * BLOCK_K
+        tiles = tiles + (load_tile(w_ptr, tile * BLOCK_N, at, N, K, FORMAT, DOT, BLOCK_N, BLOCK_K),)
     products = tiles_product(tiles, x_ptr, column, K, FORMAT, DOT, BLOCK_K, LANES)
     out = sum_products(products, scales, FORMAT, DOT)
     if SPLITS == 1:
