@@ -9,7 +9,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict
 
 from memfloor.engine.cpu.native import allowed_cpus
-from memfloor.measure.ceiling import ceiling_for
+from memfloor.measure.ceiling import ceiling_for, unavailable_reason
 from memfloor.measure.clock import clock_for
 from memfloor.measure.environment import (
     cpu_name,
@@ -76,7 +76,7 @@ def do_job(job: Job, device: DeviceInfo, on_step: Callable[[Step], None], on_pha
     # Before any runtime is prepared: one that binds this thread must not take the ceiling's processors away.
     cpus = allowed_cpus(cell.threads)
     runtime_class = find_runtime(cell.runtime)
-    reason = runtime_class.unavailable_reason(cell)
+    reason = runtime_class.unavailable_reason(cell) or unavailable_reason(cell.device)
     if reason is not None:
         raise Unavailable(reason)
     request = DecodeRequest(

@@ -37,7 +37,7 @@ def cautions(summaries: Sequence[CellSummary]) -> list[str]:
         f"{cell.spec.name} {runtime_label(cell)} at context {cell.workload.context_len}: {text}."
         for summary in summaries
         for cell in [summary.cell]
-        for find in (alarm, _working_set_in_cache, _moving_ceiling, _mixed_software, _busy_host)
+        for find in (alarm, _working_set_in_cache, _moving_ceiling, _mixed_software, _busy_host, _busy_gpu)
         if (text := find(summary))
     ]
 
@@ -75,6 +75,15 @@ def _busy_host(summary: CellSummary) -> str | None:
     if load <= FOREIGN_LOAD:
         return None
     return f"other processes took up to {format_percent(load)} of the host's cores during a run"
+
+
+def _busy_gpu(summary: CellSummary) -> str | None:
+    counts = [run.environment.foreign_gpu_processes for run in summary.runs]
+    others = max((count for count in counts if isinstance(count, int)), default=0)
+    if not others:
+        return None
+    are = "process was" if others == 1 else "processes were"
+    return f"up to {others} other {are} on the GPU during a run; its memory and its time were shared"
 
 
 def _most_compared(summaries: Sequence[CellSummary]) -> list[CellSummary]:

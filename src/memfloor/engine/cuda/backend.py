@@ -1,5 +1,6 @@
 """What the engine can decode on a CUDA GPU, and the model of a cell on it."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,21 +14,39 @@ if TYPE_CHECKING:
 
 # The oldest compute capability with bf16 arithmetic, and the first with programmatic dependent launch.
 BF16_CAPABILITY, PDL_CAPABILITY = (8, 0), (9, 0)
+# The oldest release whose compiler builds every kernel.
+OLDEST_TRITON = (3, 6)
 OPTIONS = {"pdl": ("preload", "flags", "off")}
 
 
 def machine_reason() -> str | None:
     """Say why no cell can be decoded on this machine's GPU; None if some can."""
-    try:
-        import torch
-        import triton  # noqa: F401
-    except ImportError as error:
-        return f"{error.name} is not installed; pip install 'memfloor[torch]' triton"
+    reason = library_reason()
+    if reason is not None:
+        return reason
+    import torch
+
     if not torch.cuda.is_available():
         return "no CUDA GPU is visible to torch; the engine's Triton kernels need one"
     capability = torch.cuda.get_device_capability()
     if capability < BF16_CAPABILITY:
         return f"the GPU's compute capability {capability[0]}.{capability[1]} is below 8.0, the first with bf16"
+    return None
+
+
+def library_reason() -> str | None:
+    """Say why no kernel can be compiled for a GPU with what is installed; None if it can."""
+    try:
+        import torch  # noqa: F401
+        import triton
+    except ModuleNotFoundError as error:
+        return f"{error.name} is not installed; pip install 'memfloor[torch]' triton"
+    except ImportError as error:
+        return f"{error.name or 'a library'} is installed and cannot be imported: {error}; reinstall torch and triton"
+    found = tuple(map(int, re.findall(r"\d+", triton.__version__)[:2]))
+    if found < OLDEST_TRITON:
+        oldest = ".".join(map(str, OLDEST_TRITON))
+        return f"triton {triton.__version__} is older than {oldest}; pip install 'triton>={oldest}'"
     return None
 
 
