@@ -40,6 +40,8 @@ LADDER = (
     ("engine", {"pdl": "off"}),
     ENGINE_EAGER,
     ("engine", {"launch": "eager", "pdl": "off"}),
+    ("engine", {"steps": "4"}),
+    ("engine", {"steps": "16"}),
 )
 ANATOMIES = (ENGINE, HF_GRAPH, HF_FLASH)
 ANATOMY_RUNS = 2

@@ -190,6 +190,7 @@ def _take_one(
             ceilings=child.measured.timings.ceilings,
             environment=child.measured.environment,
             path=child.measured.path,
+            steps_per_call=child.measured.steps_per_call,
         )
     if child.unavailable is not None:
         return Skip(**identity, reason=child.unavailable, device=child.device)
