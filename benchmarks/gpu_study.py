@@ -12,8 +12,8 @@ time, and what one leaves goes to those after it:
   anatomy   who owns each millisecond of the engine, one graph, hf-eager with flash attention
 
 The folder holds the records of each stage in a folder of its own (`memfloor report` reads them all), ceiling.jsonl,
-checks.log and study.log. Needs torch, triton, transformers, safetensors, pydantic, numpy, scipy, psutil, nvidia-ml-py
-and pytest, and for anatomies ijson; memfloor need not be installed: PYTHONPATH=src is enough.
+the logs of the checks and study.log. Needs torch, triton, transformers, safetensors, pydantic, numpy, scipy, psutil,
+rich, nvidia-ml-py and pytest, and for anatomies ijson; memfloor need not be installed: PYTHONPATH=src is enough.
 """
 
 import argparse

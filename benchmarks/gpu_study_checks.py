@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,11 +17,16 @@ from memfloor.measure.nvml import Unanswered, ask
 from memfloor.units import format_bandwidth
 
 ROOT = Path(__file__).resolve().parent.parent
-# A cut of two layers in bf16, and of each other format; eager, one graph, and several steps per graph.
-CHOSEN = (
-    "(test_logits_agree_with_float32 and qwen2.5-7b-2 and 2048) or test_every_launch_gives_the_bits"
-    " or test_every_way_to_launch_gives_the_same_bits or (test_logits_agree_with_float32_over and tensor)"
-)
+# A cut of two layers in each format: logits, and bits when launched eagerly, as one graph, and several steps per graph.
+# They run side by side, for most of their time is the compiler's.
+QUANTISED = "test_every_way_to_launch_gives_the_same_bits or (test_logits_agree_with_float32_over and tensor)"
+CHOSEN = {
+    "bf16": (
+        "(test_logits_agree_with_float32 and qwen2.5-7b-2-2048 and not flags)"
+        " or (test_every_launch_gives_the_bits and not flags)"
+    ),
+    **{name: f"[{name} and ({QUANTISED})" for name in ("int8", "fp8", "int4-g128")},
+}
 PROBE = "from memfloor.experiments.probe import take_probe; print(take_probe('cuda', None, 5).model_dump_json())"
 LAST_LINES = 15
 
@@ -52,17 +58,30 @@ def check(out: Path, limit_seconds: float, say: Callable[[str], None]) -> None:
     if stamp.is_file() and stamp.read_text() == wanted:
         say("checks passed before, on these kernels")
         return
-    results = out / "checks.xml"
+    with ThreadPoolExecutor(len(CHOSEN)) as pool:
+        jobs = {name: pool.submit(run_tests, out, name, chosen, limit_seconds) for name, chosen in CHOSEN.items()}
+        counts = {name: job.result() for name, job in jobs.items()}
+    stamp.write_text(wanted)
+    said = ", ".join(f"{name} {count}" for name, count in counts.items())
+    say(f"checks passed ({said}): logits against float32, and the same bits however a step is launched")
+
+
+def run_tests(out: Path, name: str, chosen: str, limit_seconds: float) -> int:
+    """Run the tests of tests/gpu that an expression chooses; return how many passed.
+
+    Raises:
+        UsageError: A test failed, none ran, or they did not end in time.
+    """
+    results, log = out / f"checks-{name}.xml", out / f"checks-{name}.log"
     results.unlink(missing_ok=True)
-    command = ["-m", "pytest", "-q", "-x", "-m", "gpu", "-k", CHOSEN, f"--junitxml={results}", "tests/gpu"]
-    text = run_python(command, limit_seconds, "the checks")
-    (out / "checks.log").write_text(text)
+    options = ["-q", "-x", "-m", "gpu", "-k", chosen, f"--junitxml={results.resolve()}", "-p", "no:cacheprovider"]
+    text = run_python(["-m", "pytest", *options, "tests/gpu"], limit_seconds, f"the checks of {name}")
+    log.write_text(text)
     passed = passed_tests(results)
     if not passed:
         last = "\n".join(text.splitlines()[-LAST_LINES:])
-        raise UsageError(f"the checks failed, so nothing is measured; see {out / 'checks.log'}\n{last}")
-    stamp.write_text(wanted)
-    say(f"{passed} checks passed: logits against float32, and the same bits however a step is launched")
+        raise UsageError(f"the checks of {name} failed, so nothing is measured; see {log}\n{last}")
+    return passed
 
 
 def passed_tests(results: Path) -> int:

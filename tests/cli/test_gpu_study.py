@@ -229,7 +229,9 @@ def test_checks_pass_only_if_some_ran_and_none_failed(tmp_path, counts, passed):
 def test_without_a_gpu_the_checks_do_not_pass_and_nothing_is_stamped(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_study_checks, "device_name", lambda kind: "a GPU")
     monkeypatch.setattr(gpu_study_checks, "run_python", lambda *arguments: "2 skipped in 0.1s")
-    with pytest.raises(gpu_study_checks.UsageError, match=r"the checks failed, so nothing is measured.*\n2 skipped"):
+    with pytest.raises(
+        gpu_study_checks.UsageError, match=r"the checks of bf16 failed, so nothing is measured.*\n2 skipped"
+    ):
         gpu_study_checks.check(tmp_path, 60.0, print)
     assert not (tmp_path / "checks.passed").exists()
 
@@ -242,7 +244,7 @@ def test_checks_are_taken_again_when_the_software_is_another(tmp_path, monkeypat
     assert said == ["checks passed before, on these kernels"]
     monkeypatch.setattr(gpu_study_checks, "package_versions", lambda: {"triton": "9"})
     monkeypatch.setattr(gpu_study_checks, "run_python", lambda *arguments: "")
-    with pytest.raises(gpu_study_checks.UsageError, match="checks failed"):
+    with pytest.raises(gpu_study_checks.UsageError, match="checks of bf16 failed"):
         gpu_study_checks.check(tmp_path, 60.0, said.append)
 
 
