@@ -13,7 +13,7 @@ time, and what one leaves goes to those after it:
 
 The folder holds the records of each stage in a folder of its own (`memfloor report` reads them all), ceiling.jsonl,
 the logs of the checks and study.log. Needs torch, triton, transformers, safetensors, pydantic, numpy, scipy, psutil,
-rich, nvidia-ml-py and pytest, and for anatomies ijson; memfloor need not be installed: PYTHONPATH=src is enough.
+nvidia-ml-py and pytest, and for anatomies ijson; memfloor need not be installed: PYTHONPATH=src is enough.
 """
 
 import argparse
