@@ -276,6 +276,37 @@ def test_a_folder_that_is_a_file_is_refused(capsys, tmp_path):
     assert "cannot write to" in capsys.readouterr().err
 
 
+def nothing(*arguments):
+    """Do nothing in place of what needs a GPU."""
+
+
+def test_failed_checks_stop_everything(monkeypatch, capsys, tmp_path):
+    def fail(*arguments):
+        raise gpu_study.UsageError("the checks of int8 failed")
+
+    monkeypatch.setattr(gpu_study, "require_gpu", nothing)
+    monkeypatch.setattr(gpu_study, "check", fail)
+    monkeypatch.setattr(gpu_study, "take_stages", lambda *arguments: pytest.fail("measured"))
+    assert gpu_study.main(["--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "gpu_study: the checks of int8 failed\n"
+
+
+def test_interrupted_it_still_shows_what_it_has(take, stage, cells, monkeypatch, capsys, tmp_path):
+    headline = stage(cells(), runs=1)
+    take([headline], 1000.0)
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu_study, "require_gpu", nothing)
+    monkeypatch.setattr(gpu_study, "make_stages", lambda *arguments: [headline])
+    monkeypatch.setattr(gpu_study, "take_stages", interrupt)
+    assert gpu_study.main(["--out", str(tmp_path), "--stages", "headline"]) == 130
+    captured = capsys.readouterr()
+    assert "headline, against hf-eager; complete" in captured.out
+    assert captured.err.splitlines()[-1] == "gpu_study: interrupted; every finished run is on disk"
+
+
 def test_anatomies_without_their_library_are_left_out_with_the_remedy(tmp_path, monkeypatch, budget, capsys):
     monkeypatch.setattr(gpu_study, "find_spec", lambda name: None)
     anatomies = make_stages(tmp_path, "qwen2.5-7b", ["qwen2.5-7b"], 1, print)[-1]

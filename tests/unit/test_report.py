@@ -99,6 +99,19 @@ def test_a_working_set_in_cache_and_a_busy_machine_are_said(make_run):
     assert cautions(summarise([run.model_copy(update={"environment": quiet})])[0]) == []
 
 
+def test_runs_of_different_launch_shapes_are_said(make_run):
+    def cut(**shapes):
+        run = make_run()
+        path = run.path.model_copy(update={"facts": {"max_len": "9", **shapes}})
+        return run.model_copy(update={"path": path})
+
+    old = cut(shape_qkv="RowShape(2)", shape_head="RowShape(8)")
+    new = cut(shape_qkv="RowShape(4)", shape_head="RowShape(8)")
+    [text] = [text for text in cautions(summarise([old, new])[0]) if "launch shapes" in text]
+    assert "different launch shapes of qkv;" in text
+    assert not [text for text in cautions(summarise([old, old])[0]) if "launch shapes" in text]
+
+
 @pytest.mark.parametrize(
     ("counts", "said"),
     [

@@ -37,7 +37,15 @@ def cautions(summaries: Sequence[CellSummary]) -> list[str]:
         f"{cell.spec.name} {runtime_label(cell)} at context {cell.workload.context_len}: {text}."
         for summary in summaries
         for cell in [summary.cell]
-        for find in (alarm, _working_set_in_cache, _moving_ceiling, _mixed_software, _busy_host, _busy_gpu)
+        for find in (
+            alarm,
+            _working_set_in_cache,
+            _moving_ceiling,
+            _mixed_software,
+            _mixed_shapes,
+            _busy_host,
+            _busy_gpu,
+        )
         if (text := find(summary))
     ]
 
@@ -68,6 +76,16 @@ def _mixed_software(summary: CellSummary) -> str | None:
         for run in summary.runs
     }
     return f"its runs mix software stacks: {'; '.join(sorted(stacks))}" if len(stacks) > 1 else None
+
+
+def _mixed_shapes(summary: CellSummary) -> str | None:
+    facts = [run.path.facts for run in summary.runs]
+    names = {name for each in facts for name in each if name.startswith("shape_")}
+    changed = [name for name in names if len({each.get(name) for each in facts}) > 1]
+    if not changed:
+        return None
+    words = ", ".join(sorted(name.removeprefix("shape_") for name in changed))
+    return f"its runs were taken with different launch shapes of {words}; they are two engines"
 
 
 def _busy_host(summary: CellSummary) -> str | None:
