@@ -16,10 +16,9 @@ from memfloor.runtimes import check_options, find_runtime
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import gpu_study
-import gpu_study_checks
 from gpu_study_stages import RunStage, by_launch, by_shape, given_up, make_stages
 from gpu_study_table import table
-from gpu_study_time import LONGEST_RUN_SECONDS, MARGIN, Budget, History
+from gpu_study_time import Budget, History
 
 SECONDS_PER_RUN = 20.0
 OUT_OF_MEMORY, UNAVAILABLE, EXIT = 20, 21, 22
@@ -77,47 +76,6 @@ def take(fake_child, tmp_path, budget):
 
 def taken(stage):
     return Counter((record.cell.runtime, record.block) for record in stage.records() if isinstance(record, Run))
-
-
-def test_what_to_expect_is_the_same_work_then_its_like_then_a_guess(history, cells, tmp_path):
-    engine, eager, other = cells((("engine", {}), ("engine", {"launch": "eager"}), ("hf-eager", {})))
-    guess = history.expect("run", engine)
-    history.note("run", engine, 4.0)
-    history.note("run", engine, 7.0)
-    with (tmp_path / "seconds.jsonl").open("a") as file:
-        file.write('{"kind": "run", "key": "half a li')
-    again = History(tmp_path / "seconds.jsonl")
-    assert [again.expect("run", cell) for cell in (engine, eager)] == [7.0, 7.0]
-    assert again.expect("run", other) > guess > 7.0
-    assert again.expect("anatomy", engine) > 7.0
-
-
-def test_a_run_is_admitted_only_if_its_stage_has_the_time(history, cells):
-    [engine] = cells((("engine", {}),))
-    history.note("run", engine, 10.0)
-    now = [0.0]
-    budget = Budget(100.0, history, lambda: now[0])
-    with budget.stage(0.5):
-        assert budget.admit(engine, 0) == 100.0
-        now[0] = 50.0 - 10.0 * MARGIN + 0.1
-        assert budget.admit(engine, 0) is None
-    assert budget.admit(engine, 0) is not None
-    now[0] = 99.0
-    assert budget.admit(engine, 0) is None
-    assert Budget(1e6, history).admit(engine, 0) == LONGEST_RUN_SECONDS
-
-
-def test_no_later_block_is_begun_once_something_did_not_fit(history, cells):
-    quick, slow = cells()
-    history.note("run", quick, 1.0)
-    history.note("run", slow, 50.0)
-    budget = Budget(20.0, history, lambda: 0.0)
-    with budget.stage(1.0):
-        assert budget.admit(slow, 1) is None
-        assert budget.admit(quick, 1) is not None
-        assert budget.admit(quick, 2) is None
-    with budget.stage(1.0):
-        assert budget.admit(quick, 2) is not None
 
 
 def test_cells_that_are_compared_are_taken_side_by_side(stage, cells):
@@ -206,51 +164,6 @@ def test_the_table_compares_with_the_baseline_block_by_block(take, stage, cells)
 
 def test_a_stage_without_records_has_no_table(stage, cells):
     assert table(stage(cells())) == []
-
-
-@pytest.mark.parametrize(
-    ("counts", "passed"),
-    [
-        ({"tests": 9, "skipped": 2}, 7),
-        ({"tests": 9, "skipped": 9}, 0),
-        ({"tests": 9, "failures": 1}, 0),
-        ({"tests": 9, "errors": 1}, 0),
-        ({"tests": 0}, 0),
-    ],
-)
-def test_checks_pass_only_if_some_ran_and_none_failed(tmp_path, counts, passed):
-    path = tmp_path / "checks.xml"
-    assert gpu_study_checks.passed_tests(path) == 0
-    attributes = " ".join(f'{name}="{count}"' for name, count in counts.items())
-    path.write_text(f"<testsuites><testsuite {attributes}/></testsuites>")
-    assert gpu_study_checks.passed_tests(path) == passed
-
-
-def test_without_a_gpu_the_checks_do_not_pass_and_nothing_is_stamped(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu_study_checks, "device_name", lambda kind: "a GPU")
-    monkeypatch.setattr(gpu_study_checks, "run_python", lambda *arguments: "2 skipped in 0.1s")
-    with pytest.raises(
-        gpu_study_checks.UsageError, match=r"the checks of bf16 failed, so nothing is measured.*\n2 skipped"
-    ):
-        gpu_study_checks.check(tmp_path, 60.0, print)
-    assert not (tmp_path / "checks.passed").exists()
-
-
-def test_checks_are_taken_again_when_the_software_is_another(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu_study_checks, "device_name", lambda kind: "a GPU")
-    said = []
-    (tmp_path / "checks.passed").write_text(gpu_study_checks.fingerprint())
-    gpu_study_checks.check(tmp_path, 60.0, said.append)
-    assert said == ["checks passed before, on these kernels"]
-    monkeypatch.setattr(gpu_study_checks, "package_versions", lambda: {"triton": "9"})
-    monkeypatch.setattr(gpu_study_checks, "run_python", lambda *arguments: "")
-    with pytest.raises(gpu_study_checks.UsageError, match="checks of bf16 failed"):
-        gpu_study_checks.check(tmp_path, 60.0, said.append)
-
-
-def test_a_process_that_hangs_is_ended_in_time():
-    with pytest.raises(gpu_study_checks.UsageError, match="waiting did not end within 0 s"):
-        gpu_study_checks.run_python(["-c", "import time; time.sleep(60)"], 0.0, "waiting")
 
 
 @pytest.mark.parametrize(
