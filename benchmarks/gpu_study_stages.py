@@ -146,9 +146,10 @@ class AnatomyStage:
     def take(self, budget: Budget, listener: Listener) -> int:
         """Take what is missing and fits; return how many anatomies were taken."""
         self.store.open_for_writing()
-        return sum(self._take_one(block, cell, budget) for block, cell in self.todo())
+        return sum(self.take_one(block, cell, budget) for block, cell in self.todo())
 
-    def _take_one(self, block: int, cell: Cell, budget: Budget) -> int:
+    def take_one(self, block: int, cell: Cell, budget: Budget) -> int:
+        """Take one anatomy if it fits; return how many were taken, and say why if none could be."""
         # Reads traces, which needs a library that the runs do not need.
         from memfloor.experiments.anatomy import AnatomyPlan, take_anatomies
 

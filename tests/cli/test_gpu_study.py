@@ -16,7 +16,7 @@ from memfloor.runtimes import check_options, find_runtime
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import gpu_study
-from gpu_study_stages import RunStage, by_launch, by_shape, given_up, make_stages
+from gpu_study_stages import ANATOMY_RUNS, AnatomyStage, RunStage, by_launch, by_shape, given_up, make_stages
 from gpu_study_table import table
 from gpu_study_time import Budget, History
 
@@ -232,3 +232,19 @@ def test_its_help_names_every_stage(capsys):
         gpu_study.main(["--help"])
     text = capsys.readouterr().out
     assert all(name in text for name in gpu_study.STAGES)
+
+
+def test_an_anatomy_is_taken_once_and_shown_and_one_that_cannot_be_taken_is_named(tiny_model, tmp_path, history):
+    said = []
+    [engine] = grid([tiny_model], [64], [("engine", {})], "cpu", threads=1)
+    [pair] = grid([tiny_model], [64], [("engine", {})], "cpu", batch=2)
+    stage = AnatomyStage([engine, pair], Store(tmp_path / "anatomy"), said.append)
+    assert stage.missing() == 2 * ANATOMY_RUNS
+    assert stage.take(Budget(0.0, history), None) == 0
+    assert stage.take_one(0, engine, Budget(600.0, history)) == 1
+    assert stage.take_one(0, pair, Budget(600.0, history)) == 0
+    assert said[-1] == "anatomy of engine: batch 2 is not 1"
+    assert stage.todo() == [(block, engine) for block in range(1, ANATOMY_RUNS)]
+    lines = table(stage)
+    assert "64 engine, 1 taken" in lines[0]
+    assert [line for line in lines if "step, timed" in line]
