@@ -153,7 +153,7 @@ class AnatomyStage:
         # Reads traces, which needs a library that the runs do not need.
         from memfloor.experiments.anatomy import AnatomyPlan, take_anatomies
 
-        limit_seconds = None if cell.key in self._lost else budget.admit_anatomy(cell, block)
+        limit_seconds = None if cell.key in self._lost else budget.admit(cell, block, "anatomy")
         if limit_seconds is None:
             return 0
         begun = budget.elapsed

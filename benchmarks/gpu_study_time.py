@@ -81,20 +81,13 @@ class Budget:
         finally:
             self._stage_end = self._end
 
-    def admit(self, cell: Cell, block: int) -> float | None:
-        """Return the seconds a run may take, or None where it would not fit.
+    def admit(self, cell: Cell, block: int, kind: str = "run") -> float | None:
+        """Return the seconds that each process of a run or an anatomy may take, or None where it would not fit.
 
         Once something of a block did not fit, nothing of a later block is started: arms stay of about equal count.
         """
         if self._full_block is not None and block > self._full_block:
             return None
-        return self._fit("run", cell, block)
-
-    def admit_anatomy(self, cell: Cell, block: int) -> float | None:
-        """Return the seconds each process of an anatomy may take, or None where the anatomy would not fit."""
-        return self._fit("anatomy", cell, block)
-
-    def _fit(self, kind: str, cell: Cell, block: int) -> float | None:
         if MARGIN * self.history.expect(kind, cell) > self._stage_end - self._clock():
             self._full_block = block if self._full_block is None else self._full_block
             return None
