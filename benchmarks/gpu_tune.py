@@ -2,7 +2,8 @@
 
 Prints its progress and writes everything it measured to DIR/gpu_tune.json: `ceiling` (read-only bandwidth over launch
 shapes), `accuracy` (logits of two layers), `kernels` (each kernel against its reference, then its launch shapes inside
-a graph over distinct weights), `step` (the whole step: tuned, bits, time).
+a graph over distinct weights), `step` (the whole step: tuned, bits, time). Shapes that came through all of it are kept
+in the user's cache for the engine's option shapes=tuned.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+import triton
 from gpu_bench import (
     CONTEXT,
     I32,
@@ -34,6 +36,7 @@ from gpu_steps import Step, check_accuracy, check_bits, step_seconds
 from memfloor.engine.cuda import calls
 from memfloor.engine.cuda.launch_shapes import AttentionShape, LaunchShapes, ProjectionShape, RowShape
 from memfloor.engine.cuda.matrix import FORMATS
+from memfloor.engine.cuda.tuning import TunedOn, save_shapes
 from memfloor.engine.kernels.dependency import MODES
 from memfloor.engine.kernels.stream.reference import stream
 from memfloor.spec import Workload
@@ -260,6 +263,17 @@ def time_step(study: Study) -> None:
     step.say("eager off", step_seconds(step.decoder(shapes, MODES["off"], "eager"), 30), 1)
     study.save()
     check_bits(study, step, "chosen", shapes)
+    keep_shapes(study, step, shapes)
+
+
+def keep_shapes(study: Study, step: Step, shapes: LaunchShapes) -> None:
+    """Keep shapes for the engine's shapes=tuned, unless nothing was swept or some way to launch has other bits."""
+    equal = study.results.get("bits", {})
+    if not study.ranked or not equal or not all(equal.values()):
+        study.say("nothing kept for shapes=tuned: no sweep, or bits that differ or were not compared")
+        return
+    tuned_on = TunedOn.of(study.spec, *study.formats, study.properties, triton.__version__)
+    study.say(f"kept for shapes=tuned: {save_shapes(tuned_on, shapes, step.median(shapes))}")
 
 
 def choices(workload: Workload, sections: str | None, ops: str | None) -> tuple[list[str], list[str]]:

@@ -189,3 +189,17 @@ def test_a_record_id_is_checked(make_run):
     raw = make_run().model_dump() | {"record_id": "../../etc/passwd"}
     with pytest.raises(ValueError, match="record_id"):
         Run(**raw)
+
+
+def test_what_calls_of_several_steps_say_is_per_decode_step(make_run):
+    single = make_run((0.08, 0.088, 0.096))
+    raw = single.model_copy(
+        update={"steps": tuple(step.model_copy(update={"issue_seconds": 0.004}) for step in single.steps)}
+    )
+    together = raw.model_copy(update={"steps_per_call": 8})
+    assert raw.steps_per_call == 1
+    assert together.step_seconds == pytest.approx((0.01, 0.011, 0.012))
+    assert together.p50_seconds == pytest.approx(raw.p50_seconds / 8)
+    assert together.issue_seconds == pytest.approx(0.0005)
+    assert together.fraction_of_ceiling(1000) == pytest.approx(8 * raw.fraction_of_ceiling(1000))
+    assert [step.seconds for step in together.steps] == [step.seconds for step in raw.steps]

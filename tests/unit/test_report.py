@@ -99,6 +99,43 @@ def test_a_working_set_in_cache_and_a_busy_machine_are_said(make_run):
     assert cautions(summarise([run.model_copy(update={"environment": quiet})])[0]) == []
 
 
+def test_runs_of_different_launch_shapes_are_said(make_run):
+    def cut(**shapes):
+        run = make_run()
+        path = run.path.model_copy(update={"facts": {"max_len": "9", **shapes}})
+        return run.model_copy(update={"path": path})
+
+    old = cut(shape_qkv="RowShape(2)", shape_head="RowShape(8)")
+    new = cut(shape_qkv="RowShape(4)", shape_head="RowShape(8)")
+    [text] = [text for text in cautions(summarise([old, new])[0]) if "launch shapes" in text]
+    assert "different launch shapes of qkv;" in text
+    assert not [text for text in cautions(summarise([old, old])[0]) if "launch shapes" in text]
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ((0, 0), None),
+        ((None, None), None),
+        (("not supported", 0), None),
+        ((0, 1), "up to 1 other process was on the GPU during a run"),
+        ((3, "not supported"), "up to 3 other processes were on the GPU during a run"),
+    ],
+)
+def test_a_busy_gpu_is_said(make_run, counts, said):
+    runs = [make_run(block=block) for block in range(len(counts))]
+    environments = [
+        run.environment.model_copy(update={"foreign_gpu_processes": count})
+        for run, count in zip(runs, counts, strict=True)
+    ]
+    shared = [
+        run.model_copy(update={"environment": environment}) for run, environment in zip(runs, environments, strict=True)
+    ]
+    texts = [text for text in cautions(summarise(shared)[0]) if "on the GPU" in text]
+    assert len(texts) == (said is not None)
+    assert all(said in text for text in texts)
+
+
 def test_a_ceiling_that_moves_between_runs_is_said(make_run):
     steady, moved = (summarise([make_run(), make_run(ceiling=rate, block=1)])[0] for rate in (1.2e9, 1.3e9))
     assert not [text for text in cautions(steady) if "ceiling moved" in text]

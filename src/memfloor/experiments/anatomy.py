@@ -1,7 +1,7 @@
 """Where does a step's time go? Timed steps in one process, traced ones in another, and a twin without work."""
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,13 +51,21 @@ def twin_cell(cell: Cell) -> Cell | None:
     return cell.model_copy(update={"spec": spec, "workload": workload, "weights_from": None, "prefill": False})
 
 
-def take_anatomies(plan: AnatomyPlan, store: Store, on_phase: Callable[[str], None]) -> Iterator[Anatomy]:
-    """Take every anatomy of a plan; each one's record and trace are on disk when it is yielded.
+def take_anatomies(
+    plan: AnatomyPlan, store: Store, on_phase: Callable[[str], None], done: Collection[int] = ()
+) -> Iterator[Anatomy]:
+    """Take every missing anatomy of a plan; each one's record and trace are on disk when it is yielded.
+
+    Args:
+        plan: What is wanted.
+        store: Where records and traces go; must be open for writing.
+        on_phase: Told what each process does.
+        done: Numbers of the anatomies that are on record and not to be taken again.
 
     Raises:
         UsageError: A process could not run the cell, or its trace does not show what was run.
     """
-    for block in range(plan.runs):
+    for block in sorted(set(range(plan.runs)) - set(done)):
         on_phase(f"anatomy {block + 1} of {plan.runs}")
         anatomy = _take_one(plan, block, store, on_phase)
         store.add(anatomy)

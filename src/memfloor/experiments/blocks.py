@@ -4,7 +4,7 @@ import random
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -29,6 +29,8 @@ class Plan:
         protocol: How one run is taken.
         time_limit_seconds: Time after which a run is ended and recorded as a failure.
         seed: Seed of the order within blocks and of the weights.
+        compared: Gives cells that are compared with one another the same answer: within a block they are taken side by
+            side. None compares all with all.
     """
 
     cells: Sequence[Cell]
@@ -36,6 +38,11 @@ class Plan:
     protocol: RunProtocol
     time_limit_seconds: float = 900.0
     seed: int = 0
+    compared: Callable[[Cell], Hashable] | None = None
+
+
+# Asked before each run, given its cell and block: the seconds it may take, or None to leave it for another session.
+Admission = Callable[[Cell, int], float | None]
 
 
 class Listener(Protocol):
@@ -111,12 +118,25 @@ def blocks(plan: Plan, done: Mapping[str, set[int]]) -> list[tuple[int, Cell]]:
     for block in range(plan.runs):
         members = list(plan.cells)
         random.Random(f"{plan.seed}/{block}").shuffle(members)
+        if plan.compared is not None:
+            members = _side_by_side(members, plan.compared)
         order += [(block, cell) for cell in members if block not in done.get(cell.key, set())]
     return order
 
 
+def _side_by_side(cells: Sequence[Cell], compared: Callable[[Cell], Hashable]) -> list[Cell]:
+    groups: dict[Hashable, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(compared(cell), []).append(cell)
+    return [cell for group in groups.values() for cell in group]
+
+
 def take_blocks(
-    plan: Plan, store: Store, listener: Listener, done: Mapping[str, set[int]] | None = None
+    plan: Plan,
+    store: Store,
+    listener: Listener,
+    done: Mapping[str, set[int]] | None = None,
+    admit: Admission | None = None,
 ) -> Iterator[Run | Failure | Skip]:
     """Take every missing run of a plan, yield its record once it is on disk, and go on whatever happens to a child.
 
@@ -125,24 +145,32 @@ def take_blocks(
         store: Where records go; must be open for writing.
         listener: Follows along.
         done: By cell key, the blocks that are on record and not to be taken again.
+        admit: Says how long each run may take; unless given, as long as the plan says.
     """
     session_id = uuid.uuid4().hex
     order = blocks(plan, done or {})
     progress = _Progress(total=len(order))
     for block, cell in order:
-        if cell.key in progress.given_up:
+        limit_seconds = None if cell.key in progress.given_up else _limit(plan, cell, block, admit)
+        if limit_seconds is None:
             progress.done += 1
             continue
         listener.run_started(cell, progress.done, progress.total)
         start = time.monotonic()
-        record = _take_one(plan, cell, block, session_id, listener)
+        record = _take_one(plan, cell, block, session_id, listener, limit_seconds)
         store.add(record)
         progress.note(record, time.monotonic() - start)
         listener.run_ended(record, progress.done, progress.total, progress.seconds_left)
         yield record
 
 
-def _take_one(plan: Plan, cell: Cell, block: int, session_id: str, listener: Listener) -> Run | Failure | Skip:
+def _limit(plan: Plan, cell: Cell, block: int, admit: Admission | None) -> float | None:
+    return plan.time_limit_seconds if admit is None else admit(cell, block)
+
+
+def _take_one(
+    plan: Plan, cell: Cell, block: int, session_id: str, listener: Listener, limit_seconds: float
+) -> Run | Failure | Skip:
     child = _Child(listener)
     job = Job(cell=cell, protocol=plan.protocol, seed=plan.seed + block)
     identity: dict[str, Any] = {
@@ -153,7 +181,7 @@ def _take_one(plan: Plan, cell: Cell, block: int, session_id: str, listener: Lis
         "seed": job.seed,
         "cell": cell,
     }
-    outcome = run_child(CHILD_MODULE, job.model_dump_json(), plan.time_limit_seconds, child.hear)
+    outcome = run_child(CHILD_MODULE, job.model_dump_json(), limit_seconds, child.hear)
     if child.measured is not None:
         return Run(
             **identity,
@@ -162,10 +190,11 @@ def _take_one(plan: Plan, cell: Cell, block: int, session_id: str, listener: Lis
             ceilings=child.measured.timings.ceilings,
             environment=child.measured.environment,
             path=child.measured.path,
+            steps_per_call=child.measured.steps_per_call,
         )
     if child.unavailable is not None:
         return Skip(**identity, reason=child.unavailable, device=child.device)
-    return _failure(identity, outcome, child, plan.time_limit_seconds)
+    return _failure(identity, outcome, child, limit_seconds)
 
 
 def _failure(identity: Mapping[str, Any], outcome: ChildOutcome, child: _Child, time_limit_seconds: float) -> Failure:

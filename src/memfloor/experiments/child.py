@@ -14,6 +14,7 @@ from memfloor.experiments.job import Job, Unavailable, do_job
 from memfloor.measure.environment import device_info
 from memfloor.measure.process import die_with_parent
 from memfloor.record import Step
+from memfloor.runtimes import find_runtime
 
 REPORT_SECONDS = 1.0
 
@@ -39,15 +40,15 @@ class EventPipe:
 class StepReport:
     """Tell the parent how the steps go, seldom: on two cores its waking up would show in the steps."""
 
-    def __init__(self, pipe: EventPipe) -> None:
-        self._pipe = pipe
+    def __init__(self, pipe: EventPipe, steps_per_call: int) -> None:
+        self._pipe, self._steps_per_call = pipe, steps_per_call
         self._seconds: list[float] = []
         self._next = time.monotonic() + REPORT_SECONDS
 
     def __call__(self, step: Step) -> None:
         """Note one step, and report all timed ones when it is time to."""
         if step.phase == "timed":
-            self._seconds.append(step.seconds)
+            self._seconds.append(step.seconds / self._steps_per_call)
         if self._seconds and time.monotonic() >= self._next:
             self._next = time.monotonic() + REPORT_SECONDS
             self._pipe.send("steps", count=len(self._seconds), p50_seconds=median(self._seconds))
@@ -61,9 +62,8 @@ def main() -> None:
     def work() -> None:
         device = device_info(job.cell.device)
         pipe.send("device", device=device.model_dump())
-        pipe.send_result(
-            "measured", do_job(job, device, StepReport(pipe), lambda phase: pipe.send("phase", phase=phase))
-        )
+        report = StepReport(pipe, find_runtime(job.cell.runtime).steps_per_call(job.cell))
+        pipe.send_result("measured", do_job(job, device, report, lambda phase: pipe.send("phase", phase=phase)))
 
     answer(pipe, work)
 

@@ -9,7 +9,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict
 
 from memfloor.engine.cpu.native import allowed_cpus
-from memfloor.measure.ceiling import ceiling_for
+from memfloor.measure.ceiling import ceiling_for, unavailable_reason
 from memfloor.measure.clock import clock_for
 from memfloor.measure.environment import (
     cpu_name,
@@ -53,16 +53,17 @@ class Measured(BaseModel):
     timings: Timings
     environment: Environment
     path: ObservedPath
+    steps_per_call: int = 1
     twin: tuple[Step, ...] = ()
 
 
-def start_len(context_len: int, protocol: Protocol) -> int:
-    """Return the cached tokens before the first step, so that the middle timed step finds `context_len` of them.
+def start_len(context_len: int, protocol: Protocol, steps_per_call: int = 1) -> int:
+    """Return the cached tokens before the first step, so that the middle timed call finds `context_len` of them.
 
     Where the context is too short for that, the run starts with one token and ends deeper than asked.
     """
     settled = (protocol.parts - 1) // 2
-    return max(1, context_len - protocol.warmup_steps - protocol.timed_steps // 2 - settled)
+    return max(1, context_len - steps_per_call * (protocol.warmup_steps + protocol.timed_steps // 2 + settled))
 
 
 def do_job(job: Job, device: DeviceInfo, on_step: Callable[[Step], None], on_phase: Callable[[str], None]) -> Measured:
@@ -76,14 +77,15 @@ def do_job(job: Job, device: DeviceInfo, on_step: Callable[[Step], None], on_pha
     # Before any runtime is prepared: one that binds this thread must not take the ceiling's processors away.
     cpus = allowed_cpus(cell.threads)
     runtime_class = find_runtime(cell.runtime)
-    reason = runtime_class.unavailable_reason(cell)
+    reason = runtime_class.unavailable_reason(cell) or unavailable_reason(cell.device)
     if reason is not None:
         raise Unavailable(reason)
+    per_call = runtime_class.steps_per_call(cell)
     request = DecodeRequest(
         cell=cell,
-        start_len=start_len(cell.workload.context_len, protocol),
-        # The census after the last timed step takes one more.
-        max_steps=protocol.total_steps + 1,
+        start_len=start_len(cell.workload.context_len, protocol, per_call),
+        # The census after the last timed call takes one more.
+        max_steps=per_call * (protocol.total_steps + 1),
         seed=job.seed,
         report=on_phase,
     )
@@ -99,13 +101,16 @@ def do_job(job: Job, device: DeviceInfo, on_step: Callable[[Step], None], on_pha
     environment = _environment(device, len(cpus), watch, before)
     twin = _take_twin(job.twin, protocol, on_phase) if job.twin else ()
     on_phase("observing the path")
-    return Measured(timings=timings, environment=environment, path=runtime.observed_path(), twin=twin)
+    path = runtime.observed_path()
+    return Measured(timings=timings, environment=environment, path=path, steps_per_call=per_call, twin=twin)
 
 
 def _take_twin(cell: Cell, protocol: Protocol, on_phase: Callable[[str], None]) -> tuple[Step, ...]:
     on_phase("timing the twin")
     steps = protocol.warmup_steps + protocol.timed_steps
-    runtime = find_runtime(cell.runtime)(DecodeRequest(cell, cell.workload.context_len, steps, seed=0))
+    runtime_class = find_runtime(cell.runtime)
+    max_steps = steps * runtime_class.steps_per_call(cell)
+    runtime = runtime_class(DecodeRequest(cell, cell.workload.context_len, max_steps, seed=0))
     runtime.prepare()
     clock = clock_for(cell.device)
     taken = [clock.time(runtime.step) for _ in range(steps)][protocol.warmup_steps :]

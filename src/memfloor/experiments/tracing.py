@@ -61,7 +61,7 @@ def do_trace(job: TraceJob, on_phase: Callable[[str], None]) -> StepTrace:
     runtime.prepare()
     parts = runtime.traced_parts()
     if parts is None:
-        raise Unavailable(f"no trace can see the kernels of {cell.runtime}")
+        raise Unavailable(f"no trace can see the kernels of {cell.runtime_text}")
     for _ in range(SETTLING_STEPS):
         runtime.step()
     on_phase("tracing")

@@ -5,6 +5,7 @@ from statistics import median
 from typing import Any, Protocol
 
 from memfloor.engine.cpu import native as cpu
+from memfloor.engine.cuda import backend as cuda
 from memfloor.engine.cuda.launch_shapes import StreamShape
 from memfloor.measure.environment import last_level_cache_bytes
 from memfloor.record import CeilingReading
@@ -153,6 +154,11 @@ class CudaCeiling:
 
 def _reading(seconds: Sequence[float], pass_bytes: int, after_steps: int, method: str) -> CeilingReading:
     return CeilingReading(after_steps=after_steps, pass_bytes=pass_bytes, pass_seconds=tuple(seconds), method=method)
+
+
+def unavailable_reason(device: str) -> str | None:
+    """Say why the memory of a device kind cannot be read here, so that no run would have a ceiling; None if it can."""
+    return cuda.library_reason() if device == "cuda" else cpu.unavailable_reason()
 
 
 def ceiling_for(device: str, cpus: Sequence[int]) -> Ceiling:

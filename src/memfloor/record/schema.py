@@ -210,9 +210,15 @@ class _Identified(Frozen):
 
 
 class Timed(_Identified):
-    """Hold one fresh process's steps, in order, with its paired ceilings."""
+    """Hold one fresh process's steps, in order, with its paired ceilings.
+
+    Attributes:
+        steps_per_call: Decode steps that each of `steps` took one after another, launched together; what is read off by
+            the properties is per decode step.
+    """
 
     protocol: Protocol
+    steps_per_call: int = Field(default=1, ge=1)
     steps: tuple[Step, ...]
     ceilings: tuple[CeilingReading, ...] = Field(min_length=2)
     environment: Environment
@@ -221,13 +227,13 @@ class Timed(_Identified):
     @property
     def step_seconds(self) -> tuple[float, ...]:
         """Return the timed steps, by the device's clock where there is one."""
-        return tuple(step.seconds for step in self.steps if step.phase == "timed")
+        return tuple(step.seconds / self.steps_per_call for step in self.steps if step.phase == "timed")
 
     @property
     def issue_seconds(self) -> float | None:
         """Return the median time in which the host launched a timed step; None where it was not taken."""
         issued = [step.issue_seconds for step in self.steps if step.phase == "timed" and step.issue_seconds]
-        return median(issued) if issued else None
+        return median(issued) / self.steps_per_call if issued else None
 
     @property
     def p50_seconds(self) -> float:
@@ -253,7 +259,7 @@ class Timed(_Identified):
         """Give each part's median step in seconds, its ceiling in bytes per second, and whether that kept steady."""
         for before, after in pairwise(self.ceilings):
             taken = self.steps[before.after_steps : after.after_steps]
-            timed = [step.seconds for step in taken if step.phase == "timed"]
+            timed = [step.seconds / self.steps_per_call for step in taken if step.phase == "timed"]
             if timed:
                 rates = [reading.pass_bytes / pass_ for reading in (before, after) for pass_ in reading.pass_seconds]
                 ends = sorted((before.bytes_per_second, after.bytes_per_second))

@@ -37,7 +37,15 @@ def cautions(summaries: Sequence[CellSummary]) -> list[str]:
         f"{cell.spec.name} {runtime_label(cell)} at context {cell.workload.context_len}: {text}."
         for summary in summaries
         for cell in [summary.cell]
-        for find in (alarm, _working_set_in_cache, _moving_ceiling, _mixed_software, _busy_host)
+        for find in (
+            alarm,
+            _working_set_in_cache,
+            _moving_ceiling,
+            _mixed_software,
+            _mixed_shapes,
+            _busy_host,
+            _busy_gpu,
+        )
         if (text := find(summary))
     ]
 
@@ -70,11 +78,30 @@ def _mixed_software(summary: CellSummary) -> str | None:
     return f"its runs mix software stacks: {'; '.join(sorted(stacks))}" if len(stacks) > 1 else None
 
 
+def _mixed_shapes(summary: CellSummary) -> str | None:
+    facts = [run.path.facts for run in summary.runs]
+    names = {name for each in facts for name in each if name.startswith("shape_")}
+    changed = [name for name in names if len({each.get(name) for each in facts}) > 1]
+    if not changed:
+        return None
+    words = ", ".join(sorted(name.removeprefix("shape_") for name in changed))
+    return f"its runs were taken with different launch shapes of {words}; they are two engines"
+
+
 def _busy_host(summary: CellSummary) -> str | None:
     load = max(run.environment.foreign_load for run in summary.runs)
     if load <= FOREIGN_LOAD:
         return None
     return f"other processes took up to {format_percent(load)} of the host's cores during a run"
+
+
+def _busy_gpu(summary: CellSummary) -> str | None:
+    counts = [run.environment.foreign_gpu_processes for run in summary.runs]
+    others = max((count for count in counts if isinstance(count, int)), default=0)
+    if not others:
+        return None
+    are = "process was" if others == 1 else "processes were"
+    return f"up to {others} other {are} on the GPU during a run; its memory and its time were shared"
 
 
 def _most_compared(summaries: Sequence[CellSummary]) -> list[CellSummary]:

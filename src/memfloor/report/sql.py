@@ -24,6 +24,7 @@ RUNS_COLUMNS = {
     "kv": "VARCHAR",
     "block": "BIGINT",
     "device": "VARCHAR",
+    "steps_per_call": "BIGINT",
     "p50_seconds": "DOUBLE",
     "ceiling_bytes_per_second": "DOUBLE",
     **{f"{name}_bytes": "BIGINT" for name in CONVENTIONS},
@@ -103,6 +104,7 @@ def _measured_columns(run: Run) -> dict[str, Any]:
     traffic = {name: step_traffic(run.cell.spec, run.cell.workload, name).total_bytes for name in CONVENTIONS}
     return {
         "device": run.environment.device.name,
+        "steps_per_call": run.steps_per_call,
         "p50_seconds": run.p50_seconds,
         "ceiling_bytes_per_second": run.ceiling_bytes_per_second,
         **{f"{name}_bytes": total for name, total in traffic.items()},

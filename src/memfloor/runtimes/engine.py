@@ -15,19 +15,22 @@ if TYPE_CHECKING:
     from memfloor.engine.decode import Decoder
 
 BACKENDS = {"cuda": cuda, "cpu": cpu}
+# What every device has.
+LAUNCH_OPTIONS = {"launch": ("graph", "eager"), "steps": ("1", "2", "4", "8", "16")}
 
 
 class Engine:
     """Decode at batch 1 with the project's own kernels.
 
-    Options: `launch` = eager or graph (default); on CUDA `pdl` = off, flags or preload (default where the GPU has
-    it); on a CPU `isa`, the instruction set (default the best it has).
+    Options: `launch` = eager or graph (default); `steps` launched together (default 1); on CUDA `pdl` = off, flags or
+    preload (default where the GPU has it), and `shapes` = default or tuned, those that benchmarks/gpu_tune.py found; on
+    a CPU `isa`, the instruction set (default the best it has).
     """
 
     name: ClassVar[str] = "engine"
     summary: ClassVar[str] = "this project's engine: one plan of own kernels, eager or replayed as a graph"
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "launch": ("graph", "eager"),
+        **LAUNCH_OPTIONS,
         **cuda.OPTIONS,
         **cpu.OPTIONS,
     }
@@ -47,7 +50,7 @@ class Engine:
             return f"device {cell.device} is not {' or '.join(BACKENDS)}"
         backend = BACKENDS[cell.device]
         for option in cell.options:
-            if option != "launch" and option not in backend.OPTIONS:
+            if option not in LAUNCH_OPTIONS and option not in backend.OPTIONS:
                 return f"option {option} is not for device {cell.device}"
         reason: str | None = backend.machine_reason() or backend.cell_reason(cell)
         return reason
@@ -56,6 +59,11 @@ class Engine:
     def launches_one_by_one(cls, cell: Cell) -> bool:
         """Tell whether each call of the plan is issued from Python."""
         return cell.options.get("launch", "graph") == "eager"
+
+    @classmethod
+    def steps_per_call(cls, cell: Cell) -> int:
+        """Return the steps that are launched together."""
+        return int(cell.options.get("steps", "1"))
 
     def prepare(self) -> None:
         """Load weights, fill the KV cache up to `start_len` tokens and capture the step."""
@@ -66,24 +74,27 @@ class Engine:
         check_context(cell.spec, max_len)
         require_memory(cell)
         model = BACKENDS[cell.device].build(cell, request.start_len, max_len, request.seed, request.report)
-        self._decoder = Decoder(model, self._launch())
+        self._decoder = Decoder(model, self._launch(), self.steps_per_call(cell))
         self._decoder.start(request.seed % cell.spec.vocab_size, request.start_len)
 
     def step(self) -> None:
-        """Decode one token and append it; on a GPU this returns before the device has finished."""
+        """Take the steps of one call; on a GPU this returns before the device has finished."""
         self._prepared().step()
 
     def observed_path(self) -> ObservedPath:
-        """Take one more step and report the launches of its plan and the types of its buffers."""
+        """Take the steps of one more call and report the launches of its plan and the types of its buffers."""
         decoder = self._prepared()
         decoder.step()
         model = decoder.model
         facts = {"launch": self._launch(), "max_len": str(model.max_len), **model.facts()}
         return ObservedPath(operators=model.plan.counts(), facts=facts)
 
-    def traced_parts(self) -> TracedParts:
-        """Return the plan, and on a CPU the clock of its operations."""
-        model = self._prepared().model
+    def traced_parts(self) -> TracedParts | None:
+        """Return the plan, and on a CPU the clock of its operations; nothing where a call is several steps."""
+        decoder = self._prepared()
+        if decoder.steps_per_issue > 1:
+            return None
+        model = decoder.model
         return TracedParts(plan=model.plan, timed_step=getattr(model, "timed_step", None))
 
     def _launch(self) -> str:

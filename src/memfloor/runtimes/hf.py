@@ -54,6 +54,11 @@ class HfEager:
         """Tell that every kernel is launched on its own."""
         return True
 
+    @classmethod
+    def steps_per_call(cls, cell: Cell) -> int:
+        """Return one: each call decodes a token."""
+        return 1
+
     def prepare(self) -> None:
         """Build the model, fill its cache, and choose a first token."""
         import torch

@@ -69,6 +69,11 @@ class LlamaCpp:
         """Tell that one native call runs the whole step."""
         return False
 
+    @classmethod
+    def steps_per_call(cls, cell: Cell) -> int:
+        """Return one: each call decodes a token."""
+        return 1
+
     def traced_parts(self) -> None:
         """Return nothing: no profiler sees the operators of llama.cpp."""
 

@@ -28,7 +28,7 @@ def require_memory(cell: Cell) -> None:
     if need + reserve > free:
         raise MemoryError(
             f"{cell.spec.name} needs {format_bytes(need)} for weights and KV cache and {format_bytes(reserve)} "
-            f"beside them; {format_bytes(free)} is free on this {cell.device} device"
+            f"beside them; {format_bytes(free)} is free on this {cell.device} device{_of_total(cell.device)}"
         )
 
 
@@ -50,6 +50,15 @@ def free_bytes(device: str) -> int:
     import psutil
 
     return min(int(psutil.virtual_memory().available), _left_in_container())
+
+
+def _of_total(device: str) -> str:
+    # A GPU that is too small and one that others fill call for different remedies.
+    if device == "cpu":
+        return ""
+    import torch
+
+    return f", of {format_bytes(torch.cuda.mem_get_info()[1])} that it has"
 
 
 def _left_in_container(folder: Path = Path("/sys/fs/cgroup")) -> int:

@@ -19,7 +19,7 @@ class DecodeRequest:
     Attributes:
         cell: What is decoded and how.
         start_len: Tokens in the KV cache before the first step.
-        max_steps: Steps that will be taken at most; a static cache needs room for start_len + max_steps tokens.
+        max_steps: Decode steps that will be taken at most; a static cache needs room for start_len + max_steps tokens.
         seed: Seed of random weights, KV contents and the first token.
         report: Told by a runtime what it is preparing.
     """
@@ -79,11 +79,15 @@ class Runtime(Protocol):
     def launches_one_by_one(cls, cell: Cell) -> bool:
         """Tell whether each kernel of a step of this cell is launched on its own."""
 
+    @classmethod
+    def steps_per_call(cls, cell: Cell) -> int:
+        """Return the decode steps that one call of `step` takes for this cell: 1, unless its options say otherwise."""
+
     def prepare(self) -> None:
         """Load weights and fill the KV cache up to `start_len` tokens."""
 
     def step(self) -> None:
-        """Decode one token and append it; on a GPU this may return before the device has finished."""
+        """Take the decode steps of one call, a token each; on a GPU this may return before the device has finished."""
 
     def observed_path(self) -> ObservedPath:
         """Take one more step and report what it really ran; called after the last timed step."""

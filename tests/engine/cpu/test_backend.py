@@ -106,6 +106,13 @@ def test_a_context_beyond_the_model_is_refused_before_anything_is_loaded(cell):
         Engine(DecodeRequest(cell(), 250, 7)).prepare()
 
 
+def test_calls_of_several_steps_offer_no_kernel_by_kernel_trace(cell):
+    for steps, traced in (("1", True), ("2", False)):
+        engine = Engine(DecodeRequest(cell(threads=1, options={"steps": steps}), start_len=5, max_steps=4, seed=3))
+        engine.prepare()
+        assert (engine.traced_parts() is not None) == traced
+
+
 @pytest.mark.parametrize("launch", ["graph", "eager"])
 def test_a_prepared_engine_decodes_and_says_how(cell, launch):
     asked = cell(weights="int8", kv="int8", threads=1, options={"launch": launch, "isa": "portable"})

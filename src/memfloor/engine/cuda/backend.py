@@ -1,33 +1,54 @@
 """What the engine can decode on a CUDA GPU, and the model of a cell on it."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memfloor.engine.rope import rope_reason
+from memfloor.errors import UsageError
 from memfloor.record import Cell
 
 if TYPE_CHECKING:
+    from memfloor.engine.cuda.launch_shapes import LaunchShapes
     from memfloor.engine.cuda.model import DecodeModel
     from memfloor.engine.cuda.weights import ModelWeights
 
 # The oldest compute capability with bf16 arithmetic, and the first with programmatic dependent launch.
 BF16_CAPABILITY, PDL_CAPABILITY = (8, 0), (9, 0)
-OPTIONS = {"pdl": ("preload", "flags", "off")}
+# The oldest release whose compiler builds every kernel.
+OLDEST_TRITON = (3, 6)
+OPTIONS = {"pdl": ("preload", "flags", "off"), "shapes": ("default", "tuned")}
 
 
 def machine_reason() -> str | None:
     """Say why no cell can be decoded on this machine's GPU; None if some can."""
-    try:
-        import torch
-        import triton  # noqa: F401
-    except ImportError as error:
-        return f"{error.name} is not installed; pip install 'memfloor[torch]' triton"
+    reason = library_reason()
+    if reason is not None:
+        return reason
+    import torch
+
     if not torch.cuda.is_available():
         return "no CUDA GPU is visible to torch; the engine's Triton kernels need one"
     capability = torch.cuda.get_device_capability()
     if capability < BF16_CAPABILITY:
         return f"the GPU's compute capability {capability[0]}.{capability[1]} is below 8.0, the first with bf16"
+    return None
+
+
+def library_reason() -> str | None:
+    """Say why no kernel can be compiled for a GPU with what is installed; None if it can."""
+    try:
+        import torch  # noqa: F401
+        import triton
+    except ModuleNotFoundError as error:
+        return f"{error.name} is not installed; pip install 'memfloor[torch]' triton"
+    except ImportError as error:
+        return f"{error.name or 'a library'} is installed and cannot be imported: {error}; reinstall torch and triton"
+    found = tuple(map(int, re.findall(r"\d+", triton.__version__)[:2]))
+    if found < OLDEST_TRITON:
+        oldest = ".".join(map(str, OLDEST_TRITON))
+        return f"triton {triton.__version__} is older than {oldest}; pip install 'triton>={oldest}'"
     return None
 
 
@@ -43,7 +64,9 @@ def cell_reason(cell: Cell) -> str | None:
         "a real prefill is not supported": cell.prefill,
     }
     reasons = [reason for reason, holds in refused.items() if holds]
-    return reasons[0] if reasons else _format_reason(cell) or _pdl_reason(cell) or rope_reason(spec)
+    if reasons:
+        return reasons[0]
+    return _format_reason(cell) or _pdl_reason(cell) or _shapes_reason(cell) or rope_reason(spec)
 
 
 def build(cell: Cell, start_len: int, max_len: int, seed: int, report: Callable[[str], None]) -> "DecodeModel":
@@ -59,19 +82,55 @@ def build(cell: Cell, start_len: int, max_len: int, seed: int, report: Callable[
     import torch
 
     from memfloor.engine.cuda.kv_cache import fill_cache
-    from memfloor.engine.cuda.launch_shapes import default_shapes
     from memfloor.engine.cuda.model import DecodeModel
     from memfloor.engine.kernels.dependency import MODES
 
-    spec = cell.spec
     report("loading weights")
     device = torch.device("cuda", torch.cuda.current_device())
-    sms = torch.cuda.get_device_properties(device).multi_processor_count
-    formats = cell.workload.weights, cell.workload.head
-    shapes = default_shapes(spec.hidden_size, spec.num_key_value_heads, sms, *formats)
-    model = DecodeModel(spec, _load_weights(cell, device, seed), max_len, shapes, MODES[_pdl(cell)])
+    shapes = launch_shapes(cell)
+    model = DecodeModel(cell.spec, _load_weights(cell, device, seed), max_len, shapes, MODES[_pdl(cell)])
     fill_cache(model.cache, start_len, seed)
     return model
+
+
+def launch_shapes(cell: Cell) -> "LaunchShapes":
+    """Return the launch shapes of a cell on the current GPU: the defaults, or with shapes=tuned those of the cache.
+
+    Raises:
+        UsageError: None were tuned for this device, model, formats and triton, or their file is damaged.
+    """
+    import torch
+    import triton
+
+    from memfloor.engine.cuda.launch_shapes import default_shapes
+    from memfloor.engine.cuda.tuning import TunedOn, load_shapes
+
+    spec, formats = cell.spec, (cell.workload.weights, cell.workload.head)
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    if not _is_tuned(cell):
+        sms = properties.multi_processor_count
+        return default_shapes(spec.hidden_size, spec.num_key_value_heads, sms, *formats)
+    tuned = load_shapes(TunedOn.of(spec, *formats, properties, triton.__version__))
+    if tuned is None:
+        raise UsageError(
+            f"no launch shapes were tuned for {spec.name} on {properties.name} with triton {triton.__version__}; run "
+            f"benchmarks/gpu_tune.py --model {spec.name} --weights {formats[0]} --head {formats[1]}"
+        )
+    return tuned
+
+
+def _is_tuned(cell: Cell) -> bool:
+    return cell.options.get("shapes", "default") == "tuned"
+
+
+def _shapes_reason(cell: Cell) -> str | None:
+    if not _is_tuned(cell):
+        return None
+    try:
+        launch_shapes(cell)
+    except UsageError as reason:
+        return str(reason)
+    return None
 
 
 def _format_reason(cell: Cell) -> str | None:
