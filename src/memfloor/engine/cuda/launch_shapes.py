@@ -132,7 +132,9 @@ def default_shapes(
         attention=AttentionShape(block_s=64, max_splits=max(1, 2 * sm_count // kv_heads), warps=4),
         o_proj=ProjectionShape(block_n=4, block_k=min(row, 1024), steps=4, warps=4),
         gate_up=RowShape(block_n=2 * scale, warps=4),
-        down_proj=ProjectionShape(block_n=8, block_k=2048, steps=2, warps=8),
+        down_proj=ProjectionShape(
+            block_n=2 * min(scale, 2), block_k=2048, steps=10, warps=8, registers=128, ahead=5
+        ),
         head=RowShape(block_n=8 * scale, warps=4),
     )
     if weights != "bf16":
@@ -141,13 +143,26 @@ def default_shapes(
 
 
 def _quantized_shapes(weights: str, scale: int, row: int) -> dict[str, Any]:
-    # Tensor cores take 16 rows; those of gate and of up make a tile together. Whole rows of 8 bits are faster without.
-    wide = weight_format(weights).bits == 8
+    if weights == "fp8":
+        # Tensor cores take 16 rows; those of gate and of up make a tile together. Whole rows are faster without.
+        return {
+            "qkv": RowShape(block_n=2 * scale, warps=4),
+            "o_proj": ProjectionShape(block_n=16, block_k=min(row, 4096), steps=1, warps=4, dot=True),
+            "gate_up": RowShape(block_n=4 * scale, warps=4),
+            "down_proj": ProjectionShape(block_n=16, block_k=2048, steps=1, warps=4, dot=True),
+        }
+    if weights == "int8":
+        return {
+            "qkv": RowShape(block_n=4 * scale, warps=4),
+            "o_proj": ProjectionShape(block_n=16, block_k=2048, steps=2, warps=4),
+            "gate_up": RowShape(block_n=4 * scale, warps=4),
+            "down_proj": ProjectionShape(block_n=16, block_k=2048, steps=1, warps=4),
+        }
     return {
-        "qkv": RowShape(block_n=(2 if wide else 8) * scale, warps=4, dot=not wide),
-        "o_proj": ProjectionShape(block_n=16, block_k=min(row, 4096), steps=1, warps=4, dot=True),
-        "gate_up": RowShape(block_n=(4 if wide else 8) * scale, warps=4, dot=not wide),
-        "down_proj": ProjectionShape(block_n=16, block_k=2048, steps=1 if wide else 2, warps=4, dot=True),
+        "qkv": RowShape(block_n=8 * scale, warps=4),
+        "o_proj": ProjectionShape(block_n=8, block_k=min(row, 4096), steps=1, warps=2),
+        "gate_up": RowShape(block_n=8 * scale, warps=4),
+        "down_proj": ProjectionShape(block_n=16, block_k=4096, steps=1, warps=4),
     }
 
 

@@ -90,13 +90,12 @@ def pair_product(
     DOT: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
-    LANES: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
     """Return both halves [BLOCK_N] of a pair of rows times x [K] / rms."""
     sums = load_sums(sums_ptr, NUM_SUMS, BLOCK_SUMS)
     scale = norm_scale(sums, K, EPS)
     if FORMAT == "bf16":
-        x = bind_activation(load_words(x_ptr, 0, K, BLOCK_K), sums, LANES)
+        x = load_words(x_ptr, 0, K, BLOCK_K)
         first = tl.sum(lane_products(pair[0], x), axis=1) * scale
         second = tl.sum(lane_products(pair[1], x), axis=1) * scale
         return first, second
@@ -115,24 +114,12 @@ def tiles_product(
     FORMAT: tl.constexpr,
     DOT: tl.constexpr,
     BLOCK_K: tl.constexpr,
-    LANES: tl.constexpr,
 ) -> tl.tensor:
     """Return the partial products of tiles side by side, from `column` on, and an activation [K], for sum_products."""
     if FORMAT == "bf16":
-        words = ()
-        for step in tl.static_range(len(tiles)):
-            words = words + (load_words(x_ptr, column + step * BLOCK_K, K, BLOCK_K),)
-        if BLOCK_K // 2 >= 4 * LANES:
-            last = newest(words[0], LANES)
-            for step in tl.static_range(1, len(tiles)):
-                last = tl.maximum(last, newest(words[step], LANES))
-            bound = ()
-            for step in tl.static_range(len(tiles)):
-                bound = bound + (bind(words[step], last),)
-            words = bound
-        products = lane_products(tiles[0], words[0])
+        products = lane_products(tiles[0], load_words(x_ptr, column, K, BLOCK_K))
         for step in tl.static_range(1, len(tiles)):
-            products += lane_products(tiles[step], words[step])
+            products += lane_products(tiles[step], load_words(x_ptr, column + step * BLOCK_K, K, BLOCK_K))
         return products
     else:
         products = packed_products(tiles[0][0], tiles[0][1], x_ptr, column, K, FORMAT, DOT)
@@ -188,7 +175,6 @@ def normed_product(
     DOT: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
-    LANES: tl.constexpr,
     PDL: tl.constexpr,
 ) -> tl.tensor:
     """Return this program's BLOCK_N rows of W [N, K] x [K] / rms, waiting for the previous kernel on the way."""
@@ -200,7 +186,7 @@ def normed_product(
     wait_after_constants(PDL)
     sums = load_sums(sums_ptr, NUM_SUMS, BLOCK_SUMS)
     if FORMAT == "bf16":
-        products = lane_products(w, bind_activation(load_words(x_ptr, 0, K, BLOCK_K), sums, LANES))
+        products = lane_products(w, load_words(x_ptr, 0, K, BLOCK_K))
     else:
         products = packed_products(w[0], w[1], x_ptr, 0, K, FORMAT, DOT)
     out = sum_products(products, scales, FORMAT, DOT)
@@ -214,35 +200,6 @@ def load_words(x_ptr: tl.tensor, column: tl.tensor, K: tl.constexpr, BLOCK_K: tl
     """Load an activation [1, BLOCK_K], bf16, from `column` on, two numbers in a word; zeros beyond K."""
     words = column // 2 + tl.arange(0, BLOCK_K // 2)[None, :]
     return tl.load(x_ptr.to(tl.pointer_type(tl.int32)) + words, mask=words < K // 2, other=0)
-
-
-@triton.jit
-def newest(words: tl.tensor, LANES: tl.constexpr) -> tl.tensor:
-    """Return what a lane knows only once all its words [..., W] have arrived: their maxima [4 * LANES]; W is no less."""
-    T: tl.constexpr = 4 * LANES
-    return tl.max(tl.reshape(words, (words.numel // T, T)), axis=0)
-
-
-@triton.jit
-def bind(words: tl.tensor, arrived: tl.tensor) -> tl.tensor:
-    """Return words [1, W] as they are, none of them to be used before `arrived` [T] is known.
-
-    Left alone, the compiler starts each lane's next load only after it used the last one: behind a wait for the
-    previous kernel that is one trip to memory after another. A number that needs them all, and is always zero
-    without the compiler knowing, keeps the loads together.
-    """
-    T: tl.constexpr = arrived.shape[0]
-    nothing = arrived & tl.program_id(1)
-    return tl.reshape(tl.reshape(words, (words.shape[1] // T, T)) | nothing[None, :], words.shape)
-
-
-@triton.jit
-def bind_activation(words: tl.tensor, sums: tl.tensor, LANES: tl.constexpr) -> tl.tensor:
-    """Bind the words [1, W] of an activation to each other and to partial sums, float32, that were loaded with them."""
-    if words.shape[1] < 4 * LANES:
-        return words
-    else:
-        return bind(words, tl.maximum(newest(words, LANES), newest(sums.to(tl.int32, bitcast=True), LANES)))
 
 
 @triton.jit

@@ -142,7 +142,7 @@ def projection_call(
 ) -> KernelCall:
     """Add w [N, K] x [K] + bias [N] to the residual [N] and prepare the next norm."""
     buffer, (rows, columns) = _buffer(w), w.shape
-    splits = shape.splits(columns)
+    splits, steps = shape.splits(columns), min(shape.steps, -(-columns // shape.block_k))
     constants = {
         "N": rows,
         "K": columns,
@@ -150,11 +150,10 @@ def projection_call(
         **_format_constants(w, shape),
         "BLOCK_N": shape.block_n,
         "BLOCK_K": shape.block_k,
-        "STEPS": shape.steps,
-        "AHEAD": min(shape.ahead, shape.steps),
+        "STEPS": steps,
+        "AHEAD": min(shape.ahead, steps),
         "SPLITS": splits,
         "BLOCK_SPLITS": next_power_of_two(splits),
-        "LANES": 32 * shape.warps,
         "PDL": pdl,
     }
     args = (x, buffer, buffer if bias is None else bias, residual, norm_weight, normed, sums, partial, ticket)
@@ -170,12 +169,10 @@ def _row_constants(w: Matrix, sums: Tensor, eps: float, shape: RowShape, pdl: in
         "K": columns,
         "EPS": eps,
         "NUM_SUMS": sums.numel(),
-        # At least as many as the lanes load at once: see kernels.rows.newest.
-        "BLOCK_SUMS": max(128 * shape.warps, next_power_of_two(sums.numel())),
+        "BLOCK_SUMS": next_power_of_two(sums.numel()),
         **_format_constants(w, shape),
         "BLOCK_N": shape.block_n,
         "BLOCK_K": next_power_of_two(columns),
-        "LANES": 32 * shape.warps,
         "PDL": pdl,
     }
 

@@ -22,7 +22,6 @@ def gate_up_kernel(
     DOT: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
-    LANES: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
     """Write out [N] = SiLU(gate) * up, bf16, with gate and up = W [2, N, K] x [K] / rms.
@@ -36,7 +35,7 @@ def gate_up_kernel(
     pair = load_pair(w_ptr, tile * BLOCK_N, N, 2 * N, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
     wait_after_constants(PDL)
     gate, up = pair_product(
-        pair, x_ptr, sums_ptr, K, EPS, NUM_SUMS, BLOCK_SUMS, FORMAT, DOT, BLOCK_N, BLOCK_K, LANES
+        pair, x_ptr, sums_ptr, K, EPS, NUM_SUMS, BLOCK_SUMS, FORMAT, DOT, BLOCK_N, BLOCK_K
     )
     rows = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     out = gate / (1.0 + tl.exp(-gate)) * up

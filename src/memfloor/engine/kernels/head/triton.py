@@ -23,7 +23,6 @@ def head_kernel(
     DOT: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
-    LANES: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
     """Write logits [N] = W [N, K] x [K] / rms, float32, and each program's best logit and token [programs].
@@ -45,7 +44,6 @@ def head_kernel(
         DOT,
         BLOCK_N,
         BLOCK_K,
-        LANES,
         PDL,
     )
     rows = tile * BLOCK_N + tl.arange(0, BLOCK_N)

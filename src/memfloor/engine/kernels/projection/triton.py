@@ -29,7 +29,6 @@ def projection_kernel(
     AHEAD: tl.constexpr,
     SPLITS: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
-    LANES: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
     """Add W [N, K] x [K] + bias [N] to the residual [N], float32, in place.
@@ -57,7 +56,7 @@ def projection_kernel(
     for step in tl.static_range(AHEAD, STEPS):
         at = column + step * BLOCK_K
         tiles = tiles + (load_tile(w_ptr, tile * BLOCK_N, at, N, K, FORMAT, DOT, BLOCK_N, BLOCK_K),)
-    products = tiles_product(tiles, x_ptr, column, K, FORMAT, DOT, BLOCK_K, LANES)
+    products = tiles_product(tiles, x_ptr, column, K, FORMAT, DOT, BLOCK_K)
     out = sum_products(products, scales, FORMAT, DOT)
     if SPLITS == 1:
         _add_to_residual(

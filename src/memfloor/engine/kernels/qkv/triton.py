@@ -32,7 +32,6 @@ def qkv_kernel(
     DOT: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
-    LANES: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
     """Write the heads of W [(H + 2 HKV) D, K] x [K] / rms + bias, float32: Q rotated and times SCALE, K rotated, V.
@@ -57,7 +56,7 @@ def qkv_kernel(
     cos = tl.load(rope_row_ptr + angle, mask=turns, other=1.0)
     sin = tl.load(rope_row_ptr + HALF + angle, mask=turns, other=0.0)
     first, second = pair_product(
-        weights, x_ptr, sums_ptr, K, EPS, NUM_SUMS, BLOCK_SUMS, FORMAT, DOT, BLOCK_N, BLOCK_K, LANES
+        weights, x_ptr, sums_ptr, K, EPS, NUM_SUMS, BLOCK_SUMS, FORMAT, DOT, BLOCK_N, BLOCK_K
     )
     if HAS_BIAS:
         first += tl.load(bias_ptr + row + index).to(tl.float32)
