@@ -52,6 +52,18 @@ class Decoder:
         self._issue()
         self._position += self.steps_per_issue
 
+    def decode(self, issues: int) -> list[int]:
+        """Call `step` so many times and return the tokens that these steps produced; waits for the device.
+
+        Raises:
+            UsageError: The decode was not started, the cache has no slot left, or the model does not keep so many tokens.
+        """
+        first = self._position
+        for _ in range(issues):
+            self.step()
+        assert first is not None
+        return self.tokens(first, issues * self.steps_per_issue)
+
     def tokens(self, first: int, count: int) -> list[int]:
         """Return the tokens that the steps at slots [first, first + count) produced; waits for the device.
 

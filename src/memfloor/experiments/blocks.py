@@ -29,6 +29,7 @@ class Plan:
         protocol: How one run is taken.
         time_limit_seconds: Time after which a run is ended and recorded as a failure.
         seed: Seed of the order within blocks and of the weights.
+        partners: By cell key, the key of the cell without whose runs its own say nothing: both are given up together.
     """
 
     cells: Sequence[Cell]
@@ -36,6 +37,7 @@ class Plan:
     protocol: RunProtocol
     time_limit_seconds: float = 900.0
     seed: int = 0
+    partners: Mapping[str, str] = field(default_factory=dict)
 
 
 class Listener(Protocol):
@@ -80,6 +82,7 @@ class _Progress:
     """Which cells have been given up, and how long runs take."""
 
     total: int
+    partners: Mapping[str, str] = field(default_factory=dict)
     done: int = 0
     seconds: list[float] = field(default_factory=list)
     failures_in_a_row: Counter[str] = field(default_factory=Counter)
@@ -93,7 +96,7 @@ class _Progress:
         # Memory and missing libraries do not come back by asking again.
         hopeless = isinstance(record, Skip) or (isinstance(record, Failure) and record.cause == "out_of_memory")
         if hopeless or self.failures_in_a_row[key] >= PATIENCE:
-            self.given_up.add(key)
+            self.given_up |= {key, self.partners.get(key, key)}
 
     @property
     def seconds_left(self) -> float:
@@ -116,7 +119,11 @@ def blocks(plan: Plan, done: Mapping[str, set[int]]) -> list[tuple[int, Cell]]:
 
 
 def take_blocks(
-    plan: Plan, store: Store, listener: Listener, done: Mapping[str, set[int]] | None = None
+    plan: Plan,
+    store: Store,
+    listener: Listener,
+    done: Mapping[str, set[int]] | None = None,
+    session_id: str | None = None,
 ) -> Iterator[Run | Failure | Skip]:
     """Take every missing run of a plan, yield its record once it is on disk, and go on whatever happens to a child.
 
@@ -125,10 +132,11 @@ def take_blocks(
         store: Where records go; must be open for writing.
         listener: Follows along.
         done: By cell key, the blocks that are on record and not to be taken again.
+        session_id: Of the session that the runs belong to; a new one unless given.
     """
-    session_id = uuid.uuid4().hex
+    session_id = session_id or uuid.uuid4().hex
     order = blocks(plan, done or {})
-    progress = _Progress(total=len(order))
+    progress = _Progress(total=len(order), partners=plan.partners)
     for block, cell in order:
         if cell.key in progress.given_up:
             progress.done += 1

@@ -1,5 +1,6 @@
 """The project's own engine: one plan of own kernels, issued one by one or replayed in one launch."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
@@ -7,7 +8,7 @@ from memfloor.engine.cpu import backend as cpu
 from memfloor.engine.cuda import backend as cuda
 from memfloor.errors import UsageError
 from memfloor.floor import check_context
-from memfloor.record import Cell, ObservedPath
+from memfloor.record import Cell, ObservedPath, Outputs
 from memfloor.runtimes.memory import require_memory
 from memfloor.runtimes.protocol import DecodeRequest, TracedParts
 
@@ -72,6 +73,13 @@ class Engine:
     def step(self) -> None:
         """Decode one token and append it; on a GPU this returns before the device has finished."""
         self._prepared().step()
+
+    def outputs(self, steps: int) -> Outputs:
+        """Take the next steps and return their tokens and a digest of the last logits; waits for the device."""
+        decoder = self._prepared()
+        tokens = decoder.decode(steps)
+        digest = hashlib.sha256(decoder.model.logits_bytes()).hexdigest()
+        return Outputs(tokens=tuple((token,) for token in tokens), logits_sha256=digest)
 
     def observed_path(self) -> ObservedPath:
         """Take one more step and report the launches of its plan and the types of its buffers."""

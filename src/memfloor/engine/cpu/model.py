@@ -143,6 +143,11 @@ class CpuModel:
         tokens: list[int] = self.native_step.ring.tolist()
         return tokens
 
+    def logits_bytes(self) -> bytes:
+        """Return the last step's logits, float32 [V], as they lie in memory."""
+        logits: bytes = self.native_step.logits.tobytes()
+        return logits
+
     def facts(self) -> dict[str, str]:
         """Return the instruction set and the number of threads."""
         return {"isa": self.isa, "pool_threads": str(self.pool.size), "residual_dtype": "float32"}

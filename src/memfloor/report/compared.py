@@ -1,0 +1,193 @@
+"""What the records say of each comparison: a ratio, a verdict or why there is none, and what else has changed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Literal
+
+from memfloor.record import ArmObservation, Cell, Comparison, Failure, Run, Skip
+from memfloor.report.environments import environment_differences
+from memfloor.report.invariance import Invariance, compare_traces
+from memfloor.report.outputs import LAUNCH, OutputsFound, compare_outputs, differ_in_launch_alone
+from memfloor.stats import Ratio, paired_ratio, verdict
+
+Records = Sequence[Run | Failure | Skip]
+# For arms that were paired afterwards; a comparison states its own.
+DEFAULT_MARGIN = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Hold what the records say of one comparison.
+
+    Attributes:
+        comparison: What was said before the first run; None for arms that were paired afterwards.
+        baseline: The arm whose time is the numerator of the ratio.
+        candidate: The other arm.
+        baseline_runs: Its runs, in the order of blocks.
+        candidate_runs: Its runs.
+        ratio: The baseline's time over the candidate's, paired by block; None where no block has both.
+        verdict: `faster`, `slower`, `equivalent` or `unclear`; or why there is none.
+        null: What has become of the claim that the ratio stays below a threshold; None where nothing was claimed.
+        invariance: What two traces say of the arms; None where one is missing.
+        confounders: What differs beside the launch, or why that is not known.
+        outputs: What the arms' outputs say.
+    """
+
+    comparison: Comparison | None
+    baseline: Cell
+    candidate: Cell
+    baseline_runs: tuple[Run, ...]
+    candidate_runs: tuple[Run, ...]
+    ratio: Ratio | None
+    verdict: str
+    null: str | None
+    invariance: Invariance | None
+    confounders: tuple[str, ...]
+    outputs: str
+
+    @property
+    def isolation(self) -> Literal["isolated", "confounded"]:
+        """Return whether nothing but the launch was seen to differ."""
+        return "confounded" if self.confounders else "isolated"
+
+    @property
+    def margin(self) -> float:
+        """Return the share by which the arms may differ and be called equivalent."""
+        return self.comparison.margin if self.comparison else DEFAULT_MARGIN
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the comparison as plain data for `--json`."""
+        return {
+            "ratio": self.ratio.value if self.ratio else None,
+            "ci95": self.ratio.ci95 if self.ratio else None,
+            "verdict": self.verdict,
+            "isolation": self.isolation,
+            "confounders": list(self.confounders),
+            "blocks": self.ratio.blocks if self.ratio else 0,
+            "planned_blocks": self.comparison.planned_runs if self.comparison else None,
+            "margin": self.margin,
+            "null": self.null,
+            "outputs": self.outputs,
+            "changed_kernels": [str(kernel) for kernel in self.invariance.changed] if self.invariance else None,
+            "model": self.baseline.spec.name,
+            "context": self.baseline.workload.context_len,
+            "batch": self.baseline.workload.batch,
+            "arms": {"baseline": self.baseline.runtime_text, "candidate": self.candidate.runtime_text},
+        }
+
+
+def compare(
+    comparisons: Sequence[Comparison], observations: Sequence[ArmObservation], records: Records
+) -> list[Compared]:
+    """Return what the records say of each comparison, in its order."""
+    return [_compare_one(item, observations, records) for item in comparisons]
+
+
+def pair_afterwards(records: Records) -> list[Compared]:
+    """Return comparisons of launch modes that nobody registered: runs of one session that differ in option launch alone.
+
+    The arm whose record says that it launched eagerly is the baseline. Nothing is known of traces and outputs.
+    """
+    sessions: dict[str, dict[str, list[Run]]] = {}
+    for record in records:
+        if isinstance(record, Run):
+            sessions.setdefault(record.session_id, {}).setdefault(record.cell.key, []).append(record)
+    found = []
+    for cells in sessions.values():
+        for arms in combinations(cells.values(), 2):
+            eager = [runs for runs in arms if runs[0].path.facts.get(LAUNCH) == "eager"]
+            if len(eager) == 1 and differ_in_launch_alone(arms[0][0].cell, arms[1][0].cell):
+                other = next(runs for runs in arms if runs is not eager[0])
+                found.append(_derive(None, eager[0], other, None, None, "no runs"))
+    return [item for item in found if item.ratio]
+
+
+def _compare_one(comparison: Comparison, observations: Sequence[ArmObservation], records: Records) -> Compared:
+    cells = comparison.baseline, comparison.candidate
+    session = [record for record in records if record.session_id == comparison.session_id]
+    runs = [[item for item in session if isinstance(item, Run) and item.cell.key == cell.key] for cell in cells]
+    lost = [item for item in session if item.cell.key in (cells[0].key, cells[1].key) and not isinstance(item, Run)]
+    seen = [_observation(comparison, cell, observations) for cell in cells]
+    return _derive(comparison, *runs, *seen, missing=_reason(lost[0]) if lost else "no runs")
+
+
+def _derive(
+    comparison: Comparison | None,
+    baseline_runs: Sequence[Run],
+    candidate_runs: Sequence[Run],
+    ours: ArmObservation | None,
+    theirs: ArmObservation | None,
+    missing: str,
+) -> Compared:
+    runs = [sorted(arm, key=lambda run: run.block) for arm in (baseline_runs, candidate_runs)]
+    cells = (
+        (comparison.baseline, comparison.candidate) if comparison else (baseline_runs[0].cell, candidate_runs[0].cell)
+    )
+    times = [{run.block: run.p50_seconds for run in arm} for arm in runs]
+    ratio = paired_ratio(*times) if times[0].keys() & times[1].keys() else None
+    outputs = compare_outputs(*cells, ours, theirs)
+    invariance = compare_traces(ours.trace, theirs.trace) if ours and theirs and ours.trace and theirs.trace else None
+    return Compared(
+        comparison=comparison,
+        baseline=cells[0],
+        candidate=cells[1],
+        baseline_runs=tuple(runs[0]),
+        candidate_runs=tuple(runs[1]),
+        ratio=ratio,
+        verdict=_verdict(comparison, ratio, runs[0] + runs[1], outputs) if ratio else f"none: {missing}",
+        null=_null(ratio, comparison.expect_null_below if comparison else None),
+        invariance=invariance,
+        confounders=(*_by_construction(*cells), *_seen(invariance, ours, theirs)),
+        outputs=outputs.text,
+    )
+
+
+def _verdict(comparison: Comparison | None, ratio: Ratio, runs: Sequence[Run], outputs: OutputsFound) -> str:
+    may_differ = comparison.may_differ if comparison else ()
+    differences = environment_differences(runs, may_differ)
+    if differences:
+        return f"refused: environments differ, {'; '.join(differences)}"
+    if outputs.first_difference is not None and "outputs" not in may_differ:
+        return f"refused: outputs differ from step {outputs.first_difference}"
+    return verdict(ratio, comparison.margin if comparison else DEFAULT_MARGIN)
+
+
+def _null(ratio: Ratio | None, below: float | None) -> str | None:
+    if below is None:
+        return None
+    if ratio is None or ratio.ci95 is None:
+        return "undecided"
+    if ratio.ci95[1] < below:
+        return "holds"
+    return "falsified" if ratio.ci95[0] >= below else "undecided"
+
+
+def _by_construction(baseline: Cell, candidate: Cell) -> list[str]:
+    if baseline.runtime == candidate.runtime:
+        return []
+    return [f"by construction: {baseline.runtime} and {candidate.runtime} run kernels of their own"]
+
+
+def _seen(invariance: Invariance | None, *observations: ArmObservation | None) -> tuple[str, ...]:
+    if invariance is not None:
+        return invariance.confounders
+    problems = [
+        f"the {name}: {observation.trace_problem if observation else 'nothing was seen of it'}"
+        for name, observation in zip(("baseline", "candidate"), observations, strict=True)
+        if observation is None or observation.trace is None
+    ]
+    return (f"not known, for want of a trace of {'; '.join(problems)}",)
+
+
+def _observation(
+    comparison: Comparison, cell: Cell, observations: Sequence[ArmObservation]
+) -> ArmObservation | None:
+    mine = [
+        item for item in observations if item.session_id == comparison.session_id and item.cell.key == cell.key
+    ]
+    return mine[-1] if mine else None
+
+
+def _reason(record: Failure | Skip) -> str:
+    return record.reason if isinstance(record, Skip) else record.last_words
