@@ -56,7 +56,7 @@ class Decoder:
         """Call `step` so many times and return the tokens that these steps produced; waits for the device.
 
         Raises:
-            UsageError: The decode was not started, the cache has no slot left, or the model does not keep so many tokens.
+            UsageError: Not started, no slot is left in the cache, or the model does not keep so many tokens.
         """
         first = self._position
         for _ in range(issues):

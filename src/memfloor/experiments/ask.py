@@ -36,7 +36,12 @@ class Answer:
         return self.events[event][event]
 
 
-def ask(module: str, job: Job | TraceJob, time_limit_seconds: float, on_phase: Callable[[str], None]) -> Answer:
+def ask(
+    module: str,
+    job: Job | TraceJob,
+    time_limit_seconds: float,
+    on_phase: Callable[[str], None] = lambda phase: None,
+) -> Answer:
     """Run a child with a job to its end and return what it sent.
 
     Args:

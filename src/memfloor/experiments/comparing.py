@@ -167,18 +167,16 @@ def observe_arms(
             continue
         for arm, cell in (("baseline", item.baseline), ("candidate", item.candidate)):
             on_phase(f"observing {cell.runtime_text} at context {cell.workload.context_len}")
-            observations.append(_observe(item, arm, cell, time_limit_seconds, on_phase))
+            observations.append(_observe(item, arm, cell, time_limit_seconds))
             store.add(observations[-1])
     return observations
 
 
-def _observe(
-    comparison: Comparison, arm: Arm, cell: Cell, time_limit_seconds: float, on_phase: Callable[[str], None]
-) -> ArmObservation:
+def _observe(comparison: Comparison, arm: Arm, cell: Cell, time_limit_seconds: float) -> ArmObservation:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "arm.trace.json.gz"
         job = TraceJob(cell=cell, seed=comparison.seed, steps=TRACED_STEPS, path=path, output_steps=OUTPUT_STEPS)
-        answer = ask(TRACED_CHILD, job, time_limit_seconds, on_phase)
+        answer = ask(TRACED_CHILD, job, time_limit_seconds)
     trace = _result(answer, "traced")
     outputs = _result(answer, "outputs")
     return ArmObservation(

@@ -47,14 +47,35 @@ class Compared:
     outputs: str
 
     @property
-    def isolation(self) -> Literal["isolated", "confounded"]:
-        """Return whether nothing but the launch was seen to differ."""
+    def isolation(self) -> Literal["isolated", "confounded"] | None:
+        """Return whether nothing but the launch was seen to differ; None where an arm has no run."""
+        if self.ratio is None:
+            return None
         return "confounded" if self.confounders else "isolated"
 
     @property
     def margin(self) -> float:
         """Return the share by which the arms may differ and be called equivalent."""
         return self.comparison.margin if self.comparison else DEFAULT_MARGIN
+
+    @property
+    def p50_seconds(self) -> tuple[dict[int, float], dict[int, float]]:
+        """Return the median step of each arm's runs, by block."""
+        ours, theirs = (
+            {run.block: run.p50_seconds for run in runs} for runs in (self.baseline_runs, self.candidate_runs)
+        )
+        return ours, theirs
+
+    @property
+    def blocks(self) -> list[int]:
+        """Return the blocks that both arms have."""
+        ours, theirs = self.p50_seconds
+        return sorted(ours.keys() & theirs.keys())
+
+    def ratio_of(self, blocks: Sequence[int]) -> Ratio:
+        """Return the ratio that these blocks alone, which both arms have, would have given."""
+        ours, theirs = ({block: arm[block] for block in blocks} for arm in self.p50_seconds)
+        return paired_ratio(ours, theirs)
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as plain data for `--json`."""
@@ -85,7 +106,7 @@ def compare(
 
 
 def pair_afterwards(records: Records) -> list[Compared]:
-    """Return comparisons of launch modes that nobody registered: runs of one session that differ in option launch alone.
+    """Return comparisons of launch modes that nobody registered: runs of one session that differ in launch alone.
 
     The arm whose record says that it launched eagerly is the baseline. Nothing is known of traces and outputs.
     """
@@ -99,7 +120,7 @@ def pair_afterwards(records: Records) -> list[Compared]:
             eager = [runs for runs in arms if runs[0].path.facts.get(LAUNCH) == "eager"]
             if len(eager) == 1 and differ_in_launch_alone(arms[0][0].cell, arms[1][0].cell):
                 other = next(runs for runs in arms if runs is not eager[0])
-                found.append(_derive(None, eager[0], other, None, None, "no runs"))
+                found.append(_derive(None, eager[0], other, None, None, missing=""))
     return [item for item in found if item.ratio]
 
 
@@ -109,7 +130,7 @@ def _compare_one(comparison: Comparison, observations: Sequence[ArmObservation],
     runs = [[item for item in session if isinstance(item, Run) and item.cell.key == cell.key] for cell in cells]
     lost = [item for item in session if item.cell.key in (cells[0].key, cells[1].key) and not isinstance(item, Run)]
     seen = [_observation(comparison, cell, observations) for cell in cells]
-    return _derive(comparison, *runs, *seen, missing=_reason(lost[0]) if lost else "no runs")
+    return _derive(comparison, *runs, *seen, missing=_reason(lost[0]) if lost else "no block has a run of both arms")
 
 
 def _derive(
@@ -180,12 +201,8 @@ def _seen(invariance: Invariance | None, *observations: ArmObservation | None) -
     return (f"not known, for want of a trace of {'; '.join(problems)}",)
 
 
-def _observation(
-    comparison: Comparison, cell: Cell, observations: Sequence[ArmObservation]
-) -> ArmObservation | None:
-    mine = [
-        item for item in observations if item.session_id == comparison.session_id and item.cell.key == cell.key
-    ]
+def _observation(comparison: Comparison, cell: Cell, observations: Sequence[ArmObservation]) -> ArmObservation | None:
+    mine = [item for item in observations if item.session_id == comparison.session_id and item.cell.key == cell.key]
     return mine[-1] if mine else None
 
 

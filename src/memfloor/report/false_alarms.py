@@ -1,15 +1,13 @@
 """How often does this machine call equal arms different? An A/A comparison, read through samples of its blocks."""
 
-import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
 from math import comb
 from statistics import median
 from typing import Any
 
 from memfloor.report.compared import Compared
-from memfloor.stats import Ratio, paired_ratio, verdict
+from memfloor.stats import Ratio, block_samples, verdict
 
 BLOCKS = (3, 5, 10)
 # A bootstrap for each sample: more would take a reader's patience.
@@ -41,11 +39,7 @@ def false_alarms(compared: Compared, sizes: Sequence[int] = BLOCKS) -> list[Fals
 
     Blocks are drawn without replacement, so samples overlap: the shares are no better known than the blocks are many.
     """
-    arms = [
-        {run.block: run.p50_seconds for run in runs} for runs in (compared.baseline_runs, compared.candidate_runs)
-    ]
-    shared = sorted(arms[0].keys() & arms[1].keys())
-    return [_of_size(arms, shared, size, compared.margin) for size in sizes if size <= len(shared)]
+    return [_of_size(compared, size) for size in sizes if size <= len(compared.blocks)]
 
 
 def resolvable_margin(ratio: Ratio) -> float | None:
@@ -77,13 +71,11 @@ def alarms_json(compared: Compared) -> dict[str, Any]:
     }
 
 
-def _of_size(arms: Sequence[dict[int, float]], shared: Sequence[int], size: int, margin: float) -> FalseAlarms:
-    exhaustive = comb(len(shared), size) <= SAMPLES
-    draw = random.Random(0)
-    samples = (
-        list(combinations(shared, size)) if exhaustive else [tuple(draw.sample(shared, size)) for _ in range(SAMPLES)]
-    )
-    ratios = [paired_ratio(*({block: arm[block] for block in sample} for arm in arms)) for sample in samples]
-    alarms = sum(verdict(ratio, margin) not in QUIET for ratio in ratios)
+def _of_size(compared: Compared, size: int) -> FalseAlarms:
+    shared = compared.blocks
+    samples = block_samples(shared, size, SAMPLES)
+    ratios = [compared.ratio_of(sample) for sample in samples]
+    alarms = sum(verdict(ratio, compared.margin) not in QUIET for ratio in ratios)
     margins = [found for ratio in ratios if (found := resolvable_margin(ratio)) is not None]
+    exhaustive = len(samples) == comb(len(shared), size)
     return FalseAlarms(size, len(samples), exhaustive, alarms / len(samples), median(margins))

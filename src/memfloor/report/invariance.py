@@ -1,7 +1,7 @@
 """Did an intervention change only what it was meant to? Two arms compared by the traces of their steps.
 
-Kernels are compared by name, not one by one: among a thousand some differ by chance. Intervals are over traced steps and
-widened for the number of names. Each arm is traced in one process, so what differs from process to process shows too.
+Kernels are compared by name, not one by one: among a thousand some differ by chance. Intervals are over traced steps,
+and widened for the number of names. Each arm is traced in one process, so what differs between processes shows too.
 """
 
 import math
@@ -89,7 +89,7 @@ def compare_traces(baseline: StepTrace, candidate: StepTrace) -> Invariance:
 
 
 def kernel_changes(baseline: StepTrace, candidate: StepTrace) -> tuple[KernelChange, ...]:
-    """Return how the time of each kernel name differs, longest first, with intervals that hold for all names at once."""
+    """Return how the time of each kernel name differs, longest first; the intervals hold for all names at once."""
     ours, theirs = name_seconds(baseline), name_seconds(candidate)
     level = ERROR_RATE / len(ours)
     changes = [_change(name, ours[name], theirs[name], level) for name in ours]
@@ -159,7 +159,9 @@ def _allocations(baseline: StepTrace, candidate: StepTrace) -> Iterator[str]:
 
 
 def _times(baseline: StepTrace, candidate: StepTrace, kernels: Sequence[KernelChange]) -> Iterator[str]:
-    totals = [[sum(step) for step in zip(*name_seconds(trace).values(), strict=True)] for trace in (baseline, candidate)]
+    totals = [
+        [sum(step) for step in zip(*name_seconds(trace).values(), strict=True)] for trace in (baseline, candidate)
+    ]
     whole = _change("time in kernels", *totals, level=ERROR_RATE)
     if whole.interval is None:
         yield "times: one traced step gives no interval"

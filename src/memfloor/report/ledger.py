@@ -221,7 +221,10 @@ def role_seconds(trace: StepTrace) -> dict[Role, float]:
 
 def exclusive_seconds(trace: StepTrace) -> list[float]:
     """Return the time that each kernel owns, the median over traced steps."""
-    return [median(kernel) for kernel in zip(*map(owned_seconds, repeat(trace), range(len(trace.step_seconds))), strict=True)]
+    return [
+        median(kernel)
+        for kernel in zip(*map(owned_seconds, repeat(trace), range(len(trace.step_seconds))), strict=True)
+    ]
 
 
 def gap_seconds(trace: StepTrace) -> float:

@@ -25,8 +25,8 @@ def compare_outputs(
 ) -> OutputsFound:
     """Return what the first outputs of both arms say, from the same seed and start.
 
-    Arms that differ in their launch alone must agree in every token, and in every bit of the last logits where both keep
-    them; other arms must agree in every token.
+    Arms that differ in their launch alone must agree in every token, and in every bit of the last logits where both
+    keep them; other arms must agree in every token.
     """
     reason = incomparable_reason(baseline, candidate)
     if reason is not None:

@@ -90,9 +90,10 @@ class Engine:
         return ObservedPath(operators=model.plan.counts(), facts=facts)
 
     def traced_parts(self) -> TracedParts:
-        """Return the plan, and on a CPU the clock of its operations."""
+        """Return the plan, and on a CPU the clock of its operations in this launch mode."""
         model = self._prepared().model
-        return TracedParts(plan=model.plan, timed_step=getattr(model, "timed_step", None))
+        clock = {"graph": "timed_step", "eager": "timed_eager_step"}[self._launch()]
+        return TracedParts(plan=model.plan, timed_step=getattr(model, clock, None))
 
     def _launch(self) -> str:
         return self._request.cell.options.get("launch", "graph")

@@ -77,7 +77,9 @@ class HfCompile(HfStatic):
         # CUDA Graphs write only into tensors whose address they may keep.
         torch._dynamo.mark_static_address(self.token)
         # Decode is one shape, and a symbolic one would cost kernels their constants.
-        self._compiled = torch.compile(self._choose_token, backend=BACKEND, mode=self.mode, fullgraph=True, dynamic=False)
+        self._compiled = torch.compile(
+            self._choose_token, backend=BACKEND, mode=self.mode, fullgraph=True, dynamic=False
+        )
         for _ in range(WARM_STEPS):
             self.step()
         self._graphs_after_warm_up = _graphs()
