@@ -165,7 +165,8 @@ def observe_arms(
     for item in comparisons:
         if not {item.baseline.key, item.candidate.key} <= ran:
             continue
-        for arm, cell in (("baseline", item.baseline), ("candidate", item.candidate)):
+        arms: tuple[tuple[Arm, Cell], ...] = ("baseline", item.baseline), ("candidate", item.candidate)
+        for arm, cell in arms:
             on_phase(f"observing {cell.runtime_text} at context {cell.workload.context_len}")
             observations.append(_observe(item, arm, cell, time_limit_seconds))
             store.add(observations[-1])

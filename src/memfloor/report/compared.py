@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
 
-from memfloor.record import ArmObservation, Cell, Comparison, Failure, Run, Skip
+from memfloor.record import ArmObservation, Cell, Comparison, Failure, Run, Skip, StepTrace
 from memfloor.report.environments import environment_differences
 from memfloor.report.invariance import Invariance, compare_traces
 from memfloor.report.outputs import LAUNCH, OutputsFound, compare_outputs, differ_in_launch_alone
@@ -116,50 +116,64 @@ def pair_afterwards(records: Records) -> list[Compared]:
             sessions.setdefault(record.session_id, {}).setdefault(record.cell.key, []).append(record)
     found = []
     for cells in sessions.values():
-        for arms in combinations(cells.values(), 2):
-            eager = [runs for runs in arms if runs[0].path.facts.get(LAUNCH) == "eager"]
-            if len(eager) == 1 and differ_in_launch_alone(arms[0][0].cell, arms[1][0].cell):
-                other = next(runs for runs in arms if runs is not eager[0])
-                found.append(_derive(None, eager[0], other, None, None, missing=""))
+        for arms in combinations([_Arm(runs[0].cell, _by_block(runs), None) for runs in cells.values()], 2):
+            eager = [arm for arm in arms if arm.runs[0].path.facts.get(LAUNCH) == "eager"]
+            if len(eager) == 1 and differ_in_launch_alone(arms[0].cell, arms[1].cell):
+                other = arms[1] if arms[0] is eager[0] else arms[0]
+                found.append(_derive(None, eager[0], other, missing=""))
     return [item for item in found if item.ratio]
 
 
+@dataclass(frozen=True, slots=True)
+class _Arm:
+    cell: Cell
+    runs: tuple[Run, ...]
+    seen: ArmObservation | None
+
+    @property
+    def trace(self) -> StepTrace | None:
+        return self.seen.trace if self.seen else None
+
+    @property
+    def p50_seconds(self) -> dict[int, float]:
+        return {run.block: run.p50_seconds for run in self.runs}
+
+
+def _by_block(runs: Sequence[Run]) -> tuple[Run, ...]:
+    return tuple(sorted(runs, key=lambda run: run.block))
+
+
 def _compare_one(comparison: Comparison, observations: Sequence[ArmObservation], records: Records) -> Compared:
-    cells = comparison.baseline, comparison.candidate
     session = [record for record in records if record.session_id == comparison.session_id]
-    runs = [[item for item in session if isinstance(item, Run) and item.cell.key == cell.key] for cell in cells]
-    lost = [item for item in session if item.cell.key in (cells[0].key, cells[1].key) and not isinstance(item, Run)]
-    seen = [_observation(comparison, cell, observations) for cell in cells]
-    return _derive(comparison, *runs, *seen, missing=_reason(lost[0]) if lost else "no block has a run of both arms")
+    seen = [item for item in observations if item.session_id == comparison.session_id]
+
+    def arm(cell: Cell) -> _Arm:
+        runs = [item for item in session if isinstance(item, Run) and item.cell.key == cell.key]
+        mine = [item for item in seen if item.cell.key == cell.key]
+        return _Arm(cell, _by_block(runs), mine[-1] if mine else None)
+
+    keys = comparison.baseline.key, comparison.candidate.key
+    lost = [item for item in session if item.cell.key in keys and not isinstance(item, Run)]
+    missing = _reason(lost[0]) if lost else "no block has a run of both arms"
+    return _derive(comparison, arm(comparison.baseline), arm(comparison.candidate), missing)
 
 
-def _derive(
-    comparison: Comparison | None,
-    baseline_runs: Sequence[Run],
-    candidate_runs: Sequence[Run],
-    ours: ArmObservation | None,
-    theirs: ArmObservation | None,
-    missing: str,
-) -> Compared:
-    runs = [sorted(arm, key=lambda run: run.block) for arm in (baseline_runs, candidate_runs)]
-    cells = (
-        (comparison.baseline, comparison.candidate) if comparison else (baseline_runs[0].cell, candidate_runs[0].cell)
-    )
-    times = [{run.block: run.p50_seconds for run in arm} for arm in runs]
+def _derive(comparison: Comparison | None, ours: _Arm, theirs: _Arm, missing: str) -> Compared:
+    times = ours.p50_seconds, theirs.p50_seconds
     ratio = paired_ratio(*times) if times[0].keys() & times[1].keys() else None
-    outputs = compare_outputs(*cells, ours, theirs)
-    invariance = compare_traces(ours.trace, theirs.trace) if ours and theirs and ours.trace and theirs.trace else None
+    outputs = compare_outputs(ours.cell, theirs.cell, ours.seen, theirs.seen)
+    invariance = compare_traces(ours.trace, theirs.trace) if ours.trace and theirs.trace else None
     return Compared(
         comparison=comparison,
-        baseline=cells[0],
-        candidate=cells[1],
-        baseline_runs=tuple(runs[0]),
-        candidate_runs=tuple(runs[1]),
+        baseline=ours.cell,
+        candidate=theirs.cell,
+        baseline_runs=ours.runs,
+        candidate_runs=theirs.runs,
         ratio=ratio,
-        verdict=_verdict(comparison, ratio, runs[0] + runs[1], outputs) if ratio else f"none: {missing}",
+        verdict=_verdict(comparison, ratio, (*ours.runs, *theirs.runs), outputs) if ratio else f"none: {missing}",
         null=_null(ratio, comparison.expect_null_below if comparison else None),
         invariance=invariance,
-        confounders=(*_by_construction(*cells), *_seen(invariance, ours, theirs)),
+        confounders=(*_by_construction(ours.cell, theirs.cell), *_seen(invariance, ours, theirs)),
         outputs=outputs.text,
     )
 
@@ -190,20 +204,15 @@ def _by_construction(baseline: Cell, candidate: Cell) -> list[str]:
     return [f"by construction: {baseline.runtime} and {candidate.runtime} run kernels of their own"]
 
 
-def _seen(invariance: Invariance | None, *observations: ArmObservation | None) -> tuple[str, ...]:
+def _seen(invariance: Invariance | None, ours: _Arm, theirs: _Arm) -> tuple[str, ...]:
     if invariance is not None:
         return invariance.confounders
     problems = [
-        f"the {name}: {observation.trace_problem if observation else 'nothing was seen of it'}"
-        for name, observation in zip(("baseline", "candidate"), observations, strict=True)
-        if observation is None or observation.trace is None
+        f"the {name}: {arm.seen.trace_problem if arm.seen else 'nothing was seen of it'}"
+        for name, arm in (("baseline", ours), ("candidate", theirs))
+        if arm.trace is None
     ]
     return (f"not known, for want of a trace of {'; '.join(problems)}",)
-
-
-def _observation(comparison: Comparison, cell: Cell, observations: Sequence[ArmObservation]) -> ArmObservation | None:
-    mine = [item for item in observations if item.session_id == comparison.session_id and item.cell.key == cell.key]
-    return mine[-1] if mine else None
 
 
 def _reason(record: Failure | Skip) -> str:

@@ -159,10 +159,10 @@ def _allocations(baseline: StepTrace, candidate: StepTrace) -> Iterator[str]:
 
 
 def _times(baseline: StepTrace, candidate: StepTrace, kernels: Sequence[KernelChange]) -> Iterator[str]:
-    totals = [
-        [sum(step) for step in zip(*name_seconds(trace).values(), strict=True)] for trace in (baseline, candidate)
-    ]
-    whole = _change("time in kernels", *totals, level=ERROR_RATE)
+    ours, theirs = (
+        [sum(owned_seconds(trace, step)) for step in range(len(trace.step_seconds))] for trace in (baseline, candidate)
+    )
+    whole = _change("time in kernels", ours, theirs, ERROR_RATE)
     if whole.interval is None:
         yield "times: one traced step gives no interval"
     if whole.differs:

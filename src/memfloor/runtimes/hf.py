@@ -99,7 +99,8 @@ class HfEager:
 
     def forward(self) -> "torch.Tensor":
         """Run the model on the last token, keep the next and return the logits, without a gradient mode of its own."""
-        logits = self.model(input_ids=self.token, past_key_values=self.cache, use_cache=True).logits[:, -1:]
+        output = self.model(input_ids=self.token, past_key_values=self.cache, use_cache=True)
+        logits: torch.Tensor = output.logits[:, -1:]
         self.token = logits.argmax(dim=-1)
         return logits
 
