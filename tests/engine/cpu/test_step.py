@@ -51,6 +51,24 @@ def test_every_launch_gives_the_same_bits(tiny, cpu_model, weights, kv):
     assert_same(decoded(cpu_model(tiny("qwen3"), weights=weights, head=weights, kv=kv, threads=2)), eager)
 
 
+@pytest.mark.parametrize("clock", ["timed_step", "timed_eager_step"])
+def test_a_clock_reads_each_operation_and_changes_no_bit(tiny, cpu_model, clock):
+    model, decoder = cpu_model(tiny()), Decoder(cpu_model(tiny()), "eager")
+    decoder.start(7, 0)
+    for _ in range(STEPS):
+        decoder.step()
+    model.start(7, 0)
+    for _ in range(STEPS):
+        seconds = getattr(model, clock)()
+        assert len(seconds) == len(model.plan.calls)
+        assert min(seconds) > 0
+    assert_same(state_of(model, STEPS), state_of(decoder.model, STEPS))
+    model.start(7, model.max_len - 1)
+    getattr(model, clock)()
+    with pytest.raises(IndexError, match="no slot left"):
+        getattr(model, clock)()
+
+
 @pytest.mark.parametrize("threads", [2, 3])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_threads_share_the_work_without_changing_it(tiny, cpu_model, kv_heads, threads):
