@@ -167,7 +167,7 @@ def test_traces_decide_the_isolation_and_a_missing_one_is_no_proof(compared, cel
     assert compared(*times, [observation(cells[0]), observation(cells[1])]).isolation == "isolated"
     slower = compared(*times, [observation(cells[0]), observation(cells[1], seconds=0.002)])
     assert slower.isolation == "confounded"
-    assert any("time in kernels 2.00" in line for line in comparison_lines(slower))
+    assert any("time in kernels 2.000" in line for line in comparison_lines(slower))
     blind = observation(cells[1]).model_copy(update={"trace": None, "trace_problem": "no profiler"})
     found = compared(*times, [observation(cells[0]), blind])
     assert found.confounders == ("not known, for want of a trace of the candidate: no profiler",)

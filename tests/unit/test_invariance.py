@@ -44,10 +44,10 @@ def test_the_same_kernels_in_another_order_are_isolated():
         (trace(("a", 0.010, 50), B), "bytes: a reads 100 and 50"),
         (trace(A, B, launches={"cudaMalloc": 2}), "the candidate calls the driver's allocator 2 times"),
         # 12 ms become 12.8: 6.7 % of the step, and of its kernels a alone, by 8 %.
-        (trace(("a", 0.0108, 100), B), "times: time in kernels 1.07 [1.07, 1.07] times the baseline's"),
+        (trace(("a", 0.0108, 100), B), "times: time in kernels 1.067 [1.067, 1.067] times the baseline's"),
         (
             trace(("a", 0.0108, 100), B),
-            "kernels of 1 names differ, by 6.7% of the time in kernels: a 1.08 [1.08, 1.08]",
+            "kernels of 1 names differ, by 6.7% of the time in kernels: a 1.080 [1.080, 1.080]",
         ),
         # One takes longer by as much as the other takes less: the step alone would not show it.
         (trace(("a", 0.0092, 100), ("b", 0.0028, 0)), "kernels of 2 names differ, by 13.3%"),
@@ -61,7 +61,7 @@ def test_what_else_changed_is_named(candidate, words):
 def test_a_small_kernel_that_changed_is_named_and_does_not_confound():
     found = compare_traces(trace(A, B), trace(A, ("b", 0.0024, 0)))
     assert found.confounders == ()
-    assert [str(kernel) for kernel in found.changed] == ["b 1.20 [1.20, 1.20]"]
+    assert [str(kernel) for kernel in found.changed] == ["b 1.200 [1.200, 1.200]"]
 
 
 def test_an_interval_that_reaches_into_the_tolerance_says_nothing():

@@ -51,7 +51,7 @@ class KernelChange:
     def __str__(self) -> str:
         if self.ratio is None or self.interval is None:
             return f"{self.name[:60]}, no interval"
-        return f"{self.name[:60]} {self.ratio:.2f} [{self.interval[0]:.2f}, {self.interval[1]:.2f}]"
+        return f"{self.name[:60]} {self.ratio:.3f} [{self.interval[0]:.3f}, {self.interval[1]:.3f}]"
 
 
 @dataclass(frozen=True, slots=True)

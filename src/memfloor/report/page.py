@@ -117,7 +117,9 @@ def repeat_commands(summaries: Sequence[CellSummary]) -> list[str]:
     groups: dict[tuple[str, str, tuple[int, ...]], list[str]] = defaultdict(list)
     contexts: dict[tuple[str, str, str], list[CellSummary]] = defaultdict(list)
     for summary in summaries:
-        contexts[_model(summary), _settings(summary), summary.cell.runtime_text].append(summary)
+        # Two arms of an A/A are one cell to a study.
+        if summary.cell.arm != "candidate":
+            contexts[_model(summary), _settings(summary), summary.cell.runtime_text].append(summary)
     for (model, settings, runtime), members in contexts.items():
         groups[model, settings, tuple(item.cell.workload.context_len for item in members)].append(runtime)
     return [
