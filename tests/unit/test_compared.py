@@ -123,7 +123,7 @@ def test_without_a_shared_block_the_reason_stands_in_for_the_verdict(compared, c
     assert found.ratio is None
     assert found.verdict.startswith(f"none: {words}")
     assert (found.isolation, found.null) == (None, "undecided")
-    assert comparison_row(found)[2:6] == ["-", "-", "-", "0 of 2"]
+    assert comparison_row(found)[3:7] == ["-", "-", "-", "0 of 2"]
 
 
 def test_arms_that_ran_in_different_blocks_say_so(compared):
@@ -220,7 +220,7 @@ def test_false_alarms_are_counted_over_every_sample_of_blocks(same_arms):
 def test_equal_arms_raise_no_alarm_and_fewer_blocks_than_a_sample_say_nothing(same_arms):
     found = same_arms([1.001, 0.999] * 3)
     assert [(item.blocks, item.share) for item in false_alarms(found)] == [(3, 0.0), (5, 0.0)]
-    assert any("samples of 5 blocks" in line for line in alarm_sentences(found))
+    assert any("of all 6 samples of 5 blocks" in line for line in alarm_sentences(found))
     assert alarms_json(found)["resolvable_margin"] < 0.02
     assert false_alarms(same_arms([1.0, 1.0])) == []
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from memfloor.cli.measure import EXIT_NOTHING_MEASURED, RunOptions, protocol, run_count, time_limit
-from memfloor.cli.output import one_or_list, print_json, print_table, print_text
+from memfloor.cli.output import one_or_list, print_json, print_text, print_wide_table
 from memfloor.cli.progress import SessionProgress
 from memfloor.errors import UsageError
 from memfloor.record import DifferingField, Store
@@ -75,7 +75,7 @@ def run_comparisons(
 
 
 def _show(compared: Sequence["Compared"], question: str, options: RunOptions) -> None:
-    from memfloor.report.comparison_tables import COMPARISON_COLUMNS, comparison_row
+    from memfloor.report.comparison_tables import COMPARISON_COLUMNS, NARROW, WIDE_TABLE, comparison_row
 
     nothing = all(item.ratio is None for item in compared)
     if nothing:
@@ -83,7 +83,8 @@ def _show(compared: Sequence["Compared"], question: str, options: RunOptions) ->
     if options.json:
         print_json(one_or_list([_json(item, question) for item in compared]))
     else:
-        print_table(f"records in {options.out}", COMPARISON_COLUMNS, map(comparison_row, compared))
+        rows = map(comparison_row, compared)
+        print_wide_table(f"records in {options.out}", COMPARISON_COLUMNS, rows, WIDE_TABLE, NARROW)
         for item in compared:
             print_text("\n  ".join(_lines(item, question)))
     if nothing:

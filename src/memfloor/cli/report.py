@@ -59,11 +59,15 @@ def figure(
 
 
 def compared_in(store: Store, records: Records) -> "list[Compared]":
-    """Return the comparisons of a folder; where none was registered, launch modes that can be paired afterwards."""
+    """Return the comparisons of a folder, by arms; where none was registered, launch modes paired afterwards."""
     from memfloor.report.compared import compare, pair_afterwards
+    from memfloor.report.comparison_tables import arms_text
 
     comparisons, observations = store.comparisons()
-    return compare(comparisons, observations, records) or pair_afterwards(records)
+    found = compare(comparisons, observations, records) or pair_afterwards(records)
+    return sorted(
+        found, key=lambda item: (arms_text(item), item.baseline.workload.batch, item.baseline.workload.context_len)
+    )
 
 
 def _draw(number: str, folder: Path) -> "Figure":
@@ -81,6 +85,8 @@ def _draw(number: str, folder: Path) -> "Figure":
         return ANATOMY_FIGURES[number](anatomies)
     if number in COMPARISON_FIGURES:
         compared = [item for item in compared_in(Store(folder), read_store(folder)) if item.ratio]
+        if number == "5":
+            compared = [item for item in compared if not item.baseline.arm]
         if not compared:
             words = f"{folder} holds no comparison with runs of both arms"
             raise UsageError(f"{words}; take one with: memfloor ab launch MODEL --out {folder}")

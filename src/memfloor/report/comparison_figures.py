@@ -21,6 +21,10 @@ VERDICT_COLOURS = {"faster": "#009E73", "slower": "#D55E00", "equivalent": "#007
 REFUSED_COLOUR = "#CC79A7"
 LINE_COLOURS = ("#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#D55E00")
 DODGE = 1.02
+# Of the slowest run: what Figure 6 shows of its steps.
+TOP = 1.25
+FINE_TICKS = (0.7, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.2, 1.3, 1.5)
+COARSE_TICKS = (0.1, 0.2, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50)
 SMALL_SAMPLE = 3
 SAMPLES = 500
 
@@ -58,13 +62,15 @@ def speedups(compared: Sequence[Compared]) -> Figure:
     """
     lines: dict[str, list[tuple[int, Ratio]]] = defaultdict(list)
     for item, ratio in _with_ratio(compared):
-        lines[_line_label(item)].append((item.baseline.workload.context_len, ratio))
+        # An arm against itself has no speed-up to show.
+        if not item.baseline.arm:
+            lines[_line_label(item)].append((item.baseline.workload.context_len, ratio))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 5), layout="constrained")
         axes = figure.subplots()
         axes.axhline(1.0, color="black", linewidth=0.8)
         for index, (label, points) in enumerate(lines.items()):
-            _draw_line(axes, sorted(points, key=lambda point: point[0]), label, index + 1)
+            _draw_line(axes, sorted(points, key=lambda point: point[0]), label, index)
         _draw_published(axes)
         contexts = sorted(
             {context for points in lines.values() for context, _ in points} | {published()["context_len"]}
@@ -116,7 +122,7 @@ def _line_label(item: Compared) -> str:
 
 def _draw_line(axes: Axes, points: Sequence[tuple[int, Ratio]], label: str, index: int) -> None:
     # Side by side, so that intervals at one context do not hide each other.
-    shift, colour = DODGE**index, LINE_COLOURS[index % len(LINE_COLOURS)]
+    shift, colour = DODGE ** (index + 1), LINE_COLOURS[index % len(LINE_COLOURS)]
     contexts = [context * shift for context, _ in points]
     axes.plot(contexts, [ratio.value for _, ratio in points], "o-", color=colour, label=label, markersize=5)
     for context, (_, ratio) in zip(contexts, points, strict=True):
@@ -142,8 +148,11 @@ def _draw_runs(axes: Axes, item: Compared) -> None:
             axes.plot([place] * len(milliseconds), milliseconds, ".", color=colour, markersize=3, alpha=0.35)
             axes.hlines(1e3 * run.p50_seconds, place - 0.15, place + 0.15, color=colour, linewidth=2)
         said.append(f"{name} {_spread(runs)}")
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("block (orange: baseline, blue: candidate)")
+    # A few steps that waited for others must not flatten the rest.
+    top = TOP * max(run.p50_seconds for _, runs, _, _ in arms for run in runs)
+    beyond = sum(seconds > top for _, runs, _, _ in arms for run in runs for seconds in run.step_seconds)
+    axes.set_ylim(0, 1e3 * top)
+    axes.set_xlabel(f"block (orange: baseline, blue: candidate; {beyond} steps lie above)")
     axes.set_ylabel("step, ms")
     title = f"{arms_text(item)}, {workload_text(item.baseline)}"
     axes.set_title(f"{title}\n{', '.join(said)}", loc="left", fontsize=9)
@@ -181,9 +190,7 @@ def _log_ratio_axis(axes: Axes, which: str) -> None:
     axis = axes.xaxis if which == "x" else axes.yaxis
     axes.set(**{f"{which}scale": "log"})
     low, high = axis.get_view_interval()
-    ticks = [
-        tick for tick in (0.2, 0.5, 0.7, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.2, 1.5, 2, 3, 5, 10) if low <= tick <= high
-    ]
+    ticks = [tick for tick in (COARSE_TICKS if high / low > 1.7 else FINE_TICKS) if low <= tick <= high]
     axis.set_major_formatter(ScalarFormatter())
     axis.set_minor_formatter(NullFormatter())
     axis.set_ticks(ticks or [1], [f"{tick:g}" for tick in ticks or [1]])

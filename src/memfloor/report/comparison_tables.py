@@ -5,7 +5,19 @@ from memfloor.report.compared import Compared
 from memfloor.report.tables import runtime_label
 from memfloor.stats import Ratio
 
-COMPARISON_COLUMNS = ("candidate over baseline", "context", "speed-up", "95 % CI", "isolation", "blocks", "verdict")
+COMPARISON_COLUMNS = (
+    "candidate over baseline",
+    "context",
+    "device",
+    "speed-up",
+    "95 % CI",
+    "isolation",
+    "blocks",
+    "verdict",
+)
+# Characters that all columns take, and what fits a narrow terminal, by place.
+WIDE_TABLE = 160
+NARROW = (0, 1, 3, 4, 7)
 # Said wherever arms were compared that nobody had said would be.
 AFTERWARDS = "paired afterwards, not registered"
 SHOWN_KERNELS = 5
@@ -16,6 +28,7 @@ def comparison_row(compared: Compared) -> list[str]:
     return [
         arms_text(compared),
         workload_text(compared.baseline),
+        compared.baseline_runs[0].environment.device.name if compared.baseline_runs else "-",
         f"{compared.ratio.value:.3f}" if compared.ratio else "-",
         ratio_interval(compared.ratio),
         compared.isolation or "-",

@@ -51,9 +51,9 @@ def alarm_sentences(compared: Compared) -> list[str]:
     """Return what an A/A comparison says of its machine, in sentences that say how it was found."""
     said = []
     for found in false_alarms(compared):
-        which = "all" if found.exhaustive else "random"
+        samples = f"all {found.samples}" if found.exhaustive else f"{found.samples} random"
         said.append(
-            f"{found.share:.1%} of {found.samples} {which} samples of {found.blocks} blocks call the two equal arms "
+            f"{found.share:.1%} of {samples} samples of {found.blocks} blocks call the two equal arms "
             f"faster or slower; such a sample resolves a margin of {found.resolvable_margin:.1%}."
         )
     margin = resolvable_margin(compared.ratio) if compared.ratio else None
