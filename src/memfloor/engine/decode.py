@@ -52,17 +52,20 @@ class Decoder:
         self._issue()
         self._position += self.steps_per_issue
 
-    def decode(self, issues: int) -> list[int]:
-        """Call `step` so many times and return the tokens that these steps produced; waits for the device.
+    def decode(self, steps: int) -> list[int]:
+        """Take the next steps and return the tokens that they produced; waits for the device.
 
         Raises:
-            UsageError: Not started, no slot is left in the cache, or the model does not keep so many tokens.
+            UsageError: Not started, no slot is left in the cache, the model does not keep so many tokens, or the steps
+                are not a whole number of issues.
         """
+        if steps % self.steps_per_issue:
+            raise UsageError(f"steps must be a multiple of {self.steps_per_issue}, not {steps}")
         first = self._position
-        for _ in range(issues):
+        for _ in range(steps // self.steps_per_issue):
             self.step()
         assert first is not None
-        return self.tokens(first, issues * self.steps_per_issue)
+        return self.tokens(first, steps)
 
     def tokens(self, first: int, count: int) -> list[int]:
         """Return the tokens that the steps at slots [first, first + count) produced; waits for the device.

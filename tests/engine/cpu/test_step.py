@@ -162,6 +162,15 @@ def test_a_step_before_the_start_is_refused(tiny, cpu_model):
         Decoder(cpu_model(tiny()), "eager").step()
 
 
+def test_a_decode_takes_steps_whatever_one_issue_holds(tiny, cpu_model):
+    one, four = Decoder(cpu_model(tiny()), "graph"), Decoder(cpu_model(tiny()), "graph", 4)
+    for decoder in (one, four):
+        decoder.start(7, 0)
+    assert one.decode(8) == four.decode(4) + four.decode(4)
+    with pytest.raises(UsageError, match="steps must be a multiple of 4, not 6"):
+        four.decode(6)
+
+
 @pytest.mark.parametrize("steps", [0, -3])
 def test_fewer_steps_per_issue_than_one_are_refused(tiny, cpu_model, steps):
     with pytest.raises(UsageError, match=f"steps per issue must be 1 or more, not {steps}"):
