@@ -207,6 +207,7 @@ void bind_step(nb::module_& m) {
         std::copy(sines.data(), sines.data() + sines.size(), state.sines.begin());
       }, "cosines"_a, "sines"_a)
       .def("run", &Step::run, "index"_a, no_gil)
+      .def("run_timed_one", &Step::run_timed_one, "index"_a, no_gil)
       .def("run_all", &Step::run_all, "steps"_a, no_gil)
       .def("run_timed", &Step::run_timed, "steps"_a, no_gil)
       .def_prop_ro("token", [](Step& self) { return self.state().token; })

@@ -157,10 +157,25 @@ void Step::run_one(std::int64_t index, int thread) {
   for (std::int64_t offset = 0; offset < kFirstRead; offset += 64) __builtin_prefetch(address + offset);
 }
 
-void Step::run(std::int64_t index) {
+void Step::check_one(std::int64_t index) const {
   if (index < 0 || index >= size()) throw std::out_of_range("the step has no such operation");
   if (state_.position >= state_.dim.max_len) throw std::out_of_range("the KV cache has no slot left");
+}
+
+void Step::run(std::int64_t index) {
+  check_one(index);
   pool_.run([&](int thread) { run_one(index, thread); });
+}
+
+double Step::run_timed_one(std::int64_t index) {
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point begin;
+  check_one(index);
+  pool_.run([&](int thread) {
+    if (thread == 0) begin = Clock::now();
+    run_one(index, thread);
+  });
+  return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
 void Step::run_all(std::int64_t steps) {

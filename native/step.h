@@ -107,9 +107,12 @@ class Step {
   void run_all(std::int64_t steps);
   // The same, and the time of each operation: seconds [steps, size()] between the ends of two operations.
   std::vector<double> run_timed(std::int64_t steps);
+  // Runs one operation and returns its seconds, from where the calling thread begins with it.
+  double run_timed_one(std::int64_t index);
 
  private:
   int add(std::unique_ptr<Operation> operation);
+  void check_one(std::int64_t index) const;
   void run_one(std::int64_t index, int thread);
 
   Pool& pool_;

@@ -5,8 +5,10 @@ too narrow. Every function here takes runs. Source: docs/method.md.
 """
 
 import math
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from statistics import fmean, median, stdev
 from typing import Any, Protocol, TypeVar
 
@@ -102,6 +104,17 @@ def verdict(speedup: Ratio, margin: float) -> str:
     if low > 1:
         return "faster"
     return "slower" if high < 1 else "unclear"
+
+
+def block_samples(blocks: Sequence[int], size: int, most: int) -> list[tuple[int, ...]]:
+    """Return every sample of so many blocks, or where there are more than `most` of them, `most` drawn at random.
+
+    A sample holds a block once; the same arguments give the same samples.
+    """
+    if math.comb(len(blocks), size) <= most:
+        return list(combinations(blocks, size))
+    draw = random.Random(0)
+    return [tuple(draw.sample(blocks, size)) for _ in range(most)]
 
 
 def coefficient_of_variation(runs: Sequence[R], value: Callable[[R], float]) -> float | None:

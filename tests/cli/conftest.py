@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from memfloor.cli import main
-from memfloor.experiments import blocks
+from memfloor.experiments import blocks, comparing
 
 CHILDREN = Path(__file__).parent / "children"
 CONFIG = {
@@ -77,9 +77,10 @@ def python_path(monkeypatch):
 
 @pytest.fixture
 def fake_child(monkeypatch, python_path):
-    """Let every run be taken by the child in `children/`, which measures nothing and takes no time."""
+    """Let every run and trace be taken by the children in `children/`, which measure nothing and take no time."""
     python_path(CHILDREN)
     monkeypatch.setattr(blocks, "CHILD_MODULE", "fake_child")
+    monkeypatch.setattr(comparing, "TRACED_CHILD", "fake_traced_child")
 
 
 @pytest.fixture(scope="session")

@@ -76,6 +76,16 @@ def test_every_step_of_a_request_and_the_census_can_be_taken(usable, tiny, runti
 
 
 @each_runtime
+def test_outputs_are_the_tokens_of_the_next_steps_and_the_same_each_time(usable, runtime):
+    whole = usable(runtime, max_steps=6).outputs(5)
+    halves = usable(runtime, max_steps=6)
+    first, second = halves.outputs(2), halves.outputs(3)
+    assert len(whole.tokens) == 5
+    assert whole.tokens == first.tokens + second.tokens
+    assert whole.logits_sha256 == second.logits_sha256 != first.logits_sha256
+
+
+@each_runtime
 def test_every_option_has_a_default_and_no_value_twice(runtime):
     for values in REGISTRY[runtime].options.values():
         assert values

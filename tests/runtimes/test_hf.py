@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -127,3 +128,19 @@ def test_a_catalogued_model_survives_the_way_through_a_config_of_transformers(na
     spec = load_spec(name)
     config = AutoConfig.for_model(**hf_config_fields(spec))
     assert from_hf_config(config.to_dict(), name).fingerprint == spec.fingerprint
+
+
+def test_a_restart_brings_a_static_cache_back_to_its_start(prepared):
+    system = prepared("hf-static", max_steps=6)
+    first = system.token.clone()
+    whole = system.outputs(6)
+    system.restart(first)
+    assert system.outputs(6) == whole
+
+
+def test_the_prompt_of_a_prefill_is_every_runtimes(prepared, monkeypatch):
+    system = prepared("hf-eager", seed=3)
+    seen = []
+    monkeypatch.setattr(system, "model", lambda input_ids, **_: seen.append(input_ids))
+    system._prefill()
+    assert seen[0].tolist() == [np.random.default_rng(3).integers(320, size=7).tolist()]

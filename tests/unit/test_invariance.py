@@ -1,10 +1,11 @@
 import pytest
 
 from memfloor.record import StepTrace, TracedKernel
-from memfloor.report.invariance import confounders, kernel_seconds
+from memfloor.report.invariance import compare_traces, kernel_changes, name_seconds
 
 
-def trace(*kernels, launches=None):
+def trace(*kernels, launches=None, steps=(1.0, 1.0)):
+    """Make a trace whose steps take the kernels' times so many times."""
     made, start = [], 0.0
     for name, seconds, read_bytes in kernels:
         made.append(
@@ -13,14 +14,15 @@ def trace(*kernels, launches=None):
                 op=name,
                 role="weights",
                 read_bytes=read_bytes,
-                start_seconds=(start,),
-                seconds=(seconds,),
-                launch_seconds=(0.0,),
+                start_seconds=[start * factor for factor in steps],
+                seconds=[seconds * factor for factor in steps],
+                launch_seconds=[0.0] * len(steps),
             )
         )
         start += seconds
+    whole = [start * factor for factor in steps]
     return StepTrace(
-        tool="t", device="cuda", step_seconds=(start,), kernels=made, launches=launches or {}, labelled="plan"
+        tool="t", device="cuda", step_seconds=whole, kernels=made, launches=launches or {}, labelled="plan"
     )
 
 
@@ -28,7 +30,9 @@ A, B = ("a", 0.010, 100), ("b", 0.002, 0)
 
 
 def test_the_same_kernels_in_another_order_are_isolated():
-    assert confounders(trace(A, B, A), trace(B, A, A)) == []
+    found = compare_traces(trace(A, B, A), trace(B, A, A))
+    assert found.confounders == ()
+    assert found.changed == []
 
 
 @pytest.mark.parametrize(
@@ -37,19 +41,48 @@ def test_the_same_kernels_in_another_order_are_isolated():
         (trace(A), "1 of 2 are gone and 0 are new"),
         (trace(A, B, B), "0 of 2 are gone and 1 are new, b for one"),
         (trace(A, ("c", 0.002, 0)), "1 of 2 are gone and 1 are new, c for one"),
-        (trace(("a", 0.010, 50), B), "bytes: weights reads 100 and 50"),
+        (trace(("a", 0.010, 50), B), "bytes: a reads 100 and 50"),
         (trace(A, B, launches={"cudaMalloc": 2}), "the candidate calls the driver's allocator 2 times"),
-        (trace(("a", 0.011, 100), B), "time in kernels: 1.08 times"),
+        # 12 ms become 12.8: 6.7 % of the step, and of its kernels a alone, by 8 %.
+        (trace(("a", 0.0108, 100), B), "times: time in kernels 1.067 [1.067, 1.067] times the baseline's"),
+        (
+            trace(("a", 0.0108, 100), B),
+            "kernels of 1 names differ, by 6.7% of the time in kernels: a 1.080 [1.080, 1.080]",
+        ),
+        # One takes longer by as much as the other takes less: the step alone would not show it.
+        (trace(("a", 0.0092, 100), ("b", 0.0028, 0)), "kernels of 2 names differ, by 13.3%"),
+        (trace(A, B, steps=(1.0,)), "one traced step gives no interval"),
     ],
 )
 def test_what_else_changed_is_named(candidate, words):
-    (found,) = confounders(trace(A, B), candidate)
-    assert words in found
+    assert any(words in item for item in compare_traces(trace(A, B), candidate).confounders)
 
 
-def test_times_within_the_tolerance_are_the_same():
-    assert confounders(trace(A, B), trace(("a", 0.0104, 100), B)) == []
+def test_a_small_kernel_that_changed_is_named_and_does_not_confound():
+    found = compare_traces(trace(A, B), trace(A, ("b", 0.0024, 0)))
+    assert found.confounders == ()
+    assert [str(kernel) for kernel in found.changed] == ["b 1.200 [1.200, 1.200]"]
 
 
-def test_kernels_of_one_name_share_their_time():
-    assert kernel_seconds(trace(A, B, A)) == {"a": pytest.approx(0.020), "b": pytest.approx(0.002)}
+def test_an_interval_that_reaches_into_the_tolerance_says_nothing():
+    # The mean is 8 % longer; the steps of each arm spread by as much.
+    found = compare_traces(trace(A, B, steps=(0.9, 1.1)), trace(A, B, steps=(0.95, 1.21)))
+    assert found.confounders == ()
+
+
+def test_the_interval_is_welchs_and_widened_for_the_number_of_names():
+    from scipy.stats import ttest_ind
+
+    ours, theirs = (0.9, 1.0, 1.1), (1.0, 1.3, 1.2)
+    first, second = kernel_changes(trace(A, B, steps=ours), trace(A, B, steps=theirs))
+    whole = ttest_ind(theirs, ours, equal_var=False).confidence_interval(1 - 0.05 / 2)
+    assert first.interval == pytest.approx((1 + whole.low, 1 + whole.high))
+    assert second.interval == pytest.approx(first.interval)
+
+
+def test_kernels_of_one_name_share_their_time_and_overlap_counts_once():
+    assert name_seconds(trace(A, B, A)) == {"a": pytest.approx([0.020] * 2), "b": pytest.approx([0.002] * 2)}
+    hidden = trace(A, B)
+    late = hidden.kernels[1].model_copy(update={"start_seconds": (0.009, 0.009)})
+    overlapping = hidden.model_copy(update={"kernels": (hidden.kernels[0], late)})
+    assert name_seconds(overlapping)["b"] == pytest.approx([0.001] * 2)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 import memfloor
+from memfloor.cli.aa import aa
 from memfloor.cli.ab import ab
 from memfloor.cli.anatomy import anatomy
 from memfloor.cli.doctor import doctor
@@ -29,7 +30,7 @@ app = App(
     # Interrupted is answered in `main`, with what has become of the runs.
     suppress_keyboard_interrupt=False,
 )
-for command in (floor, probe, measure, study, anatomy, ab, runs, query, report, figure, paper, doctor):
+for command in (floor, probe, measure, study, anatomy, ab, aa, runs, query, report, figure, paper, doctor):
     app.command(command)
 
 

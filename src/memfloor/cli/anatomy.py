@@ -43,7 +43,9 @@ def anatomy(
     if len(contexts) > 1:
         raise UsageError(f"an anatomy is of one context, not of {len(contexts)}")
     device = chosen_device(options)
-    (cell,) = grid([model], contexts, [parse_runtime(runtime)], device, **grid_options(options))
+    cell, *others = grid([model], contexts, [parse_runtime(runtime)], device, **grid_options(options))
+    if others:
+        raise UsageError(f"an anatomy is of one batch size, not of {options.batch}")
     plan = AnatomyPlan(
         cell, run_count(options, 3), protocol(options, device), traced_steps, time_limit(options), options.seed
     )

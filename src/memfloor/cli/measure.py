@@ -30,7 +30,7 @@ class RunOptions:
 
     Attributes:
         runs: Runs of each cell, each a fresh process; 10, or 5 for a study on a CPU.
-        batch: Sequences decoded together.
+        batch: Sequences decoded together, a comma list.
         weights: Format of the weights; also --dtype.
         head: Format of the output head; 16 bits unless given when the other weights are quantised.
         kv: Format of the KV cache; that of the weights unless given.
@@ -47,7 +47,7 @@ class RunOptions:
     """
 
     runs: int | None = None
-    batch: int = 1
+    batch: str = "1"
     weights: Annotated[str, Parameter(name=["--weights", "--dtype"])] = "bf16"
     head: str | None = None
     kv: str | None = None
@@ -169,7 +169,7 @@ def grid_options(options: RunOptions) -> dict[str, Any]:
     if options.weights_from is not None and not (options.weights_from / "config.json").is_file():
         raise UsageError(f"{options.weights_from} is no Hugging Face checkpoint: it holds no config.json")
     return {
-        "batch": options.batch,
+        "batch": parse_counts(options.batch, "batch"),
         "weights": options.weights,
         "head": options.head,
         "kv": options.kv,

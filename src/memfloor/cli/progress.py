@@ -67,7 +67,9 @@ class SessionProgress:
 
 def describe(cell: Cell) -> str:
     """Return a cell in a few words."""
-    return f"{cell.spec.name} {runtime_label(cell)} ctx {cell.workload.context_len}"
+    workload = cell.workload
+    size = f" batch {workload.batch}" if workload.batch > 1 else ""
+    return f"{cell.spec.name} {runtime_label(cell)} ctx {workload.context_len}{size}"
 
 
 def _outcome(record: Run | Failure | Skip) -> str:

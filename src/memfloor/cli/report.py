@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from memfloor.cli.output import print_text
-from memfloor.cli.records import read_store
+from memfloor.cli.records import Records, read_store
 from memfloor.errors import UsageError
 from memfloor.record import Store
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from memfloor.report.compared import Compared
 
 FIGURE_FORMATS = (".svg", ".png")
 
@@ -23,11 +25,13 @@ def report(folder: Path, /, *, out: Annotated[Path, Parameter(name=["--out", "-o
         folder: Folder with records.
         out: The file to write.
     """
+    from memfloor.report.comparison_section import comparison_section
     from memfloor.report.page import render, write_page
 
     store = Store(folder)
     records, unreadable = store.read()
-    write_page(render(records, unreadable, folder, store.anatomies()), out)
+    sections = [comparison_section(compared_in(store, records))]
+    write_page(render(records, unreadable, folder, store.anatomies(), sections), out)
     print_text(f"report: {out.resolve()}")
 
 
@@ -54,8 +58,21 @@ def figure(
         print_text(f"figure {number}: {target.resolve()}")
 
 
+def compared_in(store: Store, records: Records) -> "list[Compared]":
+    """Return the comparisons of a folder, by arms; where none was registered, launch modes paired afterwards."""
+    from memfloor.report.compared import compare, pair_afterwards
+    from memfloor.report.comparison_tables import arms_text
+
+    comparisons, observations = store.comparisons()
+    found = compare(comparisons, observations, records) or pair_afterwards(records)
+    return sorted(
+        found, key=lambda item: (arms_text(item), item.baseline.workload.batch, item.baseline.workload.context_len)
+    )
+
+
 def _draw(number: str, folder: Path) -> "Figure":
     from memfloor.report.anatomy_figures import ANATOMY_FIGURES
+    from memfloor.report.comparison_figures import COMPARISON_FIGURES
     from memfloor.report.figures import FIGURES
     from memfloor.report.summary import summarise
 
@@ -66,8 +83,16 @@ def _draw(number: str, folder: Path) -> "Figure":
                 f"{folder} holds no anatomies to draw; take one with: memfloor anatomy MODEL --out {folder}"
             )
         return ANATOMY_FIGURES[number](anatomies)
+    if number in COMPARISON_FIGURES:
+        compared = [item for item in compared_in(Store(folder), read_store(folder)) if item.ratio]
+        if number == "5":
+            compared = [item for item in compared if not item.baseline.arm]
+        if not compared:
+            words = f"{folder} holds no comparison with runs of both arms"
+            raise UsageError(f"{words}; take one with: memfloor ab launch MODEL --out {folder}")
+        return COMPARISON_FIGURES[number](compared)
     if number not in FIGURES:
-        raise UsageError.unknown("figure", number, [*FIGURES, *ANATOMY_FIGURES])
+        raise UsageError.unknown("figure", number, [*FIGURES, *ANATOMY_FIGURES, *COMPARISON_FIGURES])
     summaries, _ = summarise(read_store(folder))
     if not summaries:
         raise UsageError(f"{folder} holds no runs to draw")

@@ -52,6 +52,21 @@ class Decoder:
         self._issue()
         self._position += self.steps_per_issue
 
+    def decode(self, steps: int) -> list[int]:
+        """Take the next steps and return the tokens that they produced; waits for the device.
+
+        Raises:
+            UsageError: Not started, no slot is left in the cache, the model does not keep so many tokens, or the steps
+                are not a whole number of issues.
+        """
+        if steps % self.steps_per_issue:
+            raise UsageError(f"steps must be a multiple of {self.steps_per_issue}, not {steps}")
+        first = self._position
+        for _ in range(steps // self.steps_per_issue):
+            self.step()
+        assert first is not None
+        return self.tokens(first, steps)
+
     def tokens(self, first: int, count: int) -> list[int]:
         """Return the tokens that the steps at slots [first, first + count) produced; waits for the device.
 

@@ -73,5 +73,8 @@ class StepModel(Protocol):
     def ring(self) -> list[int]:
         """Return the last `RING_LEN` tokens, each at its slot modulo `RING_LEN`; waits for the device."""
 
+    def logits_bytes(self) -> bytes:
+        """Return the last step's logits, float32 [V], as they lie in memory; waits for the device."""
+
     def facts(self) -> dict[str, str]:
         """Return what a record should say of the path: types of the buffers, instruction set, launch shapes."""

@@ -1,21 +1,17 @@
 """Where does a step's time go? Timed steps in one process, traced ones in another, and a twin without work."""
 
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from memfloor.errors import UsageError
+from memfloor.experiments.ask import TIMED_CHILD, TRACED_CHILD, ask
 from memfloor.experiments.job import Job, Measured
 from memfloor.experiments.tracing import TraceJob
-from memfloor.measure.process import run_child
 from memfloor.record import Anatomy, Cell, Protocol, StepTrace, Store
 from memfloor.runtimes import find_runtime
 
-TIMED_CHILD = "memfloor.experiments.child"
-TRACED_CHILD = "memfloor.experiments.traced_child"
 # Shapes whose kernels take no time to speak of; every kernel of the engine takes them too.
 TWIN_SHAPE = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 512, "head_dim": 16}
 TWIN_CONTEXT = 16
@@ -78,7 +74,7 @@ def _take_one(plan: AnatomyPlan, block: int, store: Store, on_phase: Callable[[s
     taken_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     job = Job(cell=cell, protocol=plan.protocol, seed=seed, twin=twin)
     limit = plan.time_limit_seconds
-    measured = Measured.model_validate(_ask(TIMED_CHILD, job, "measured", limit, on_phase))
+    measured = Measured.model_validate(ask(TIMED_CHILD, job, limit, on_phase).need("measured"))
 
     def trace(of: Cell, what: str) -> StepTrace:
         path = store.folder / f"{what}-{record_id}.trace.json.gz"
@@ -125,27 +121,4 @@ def trace_cell(
         UsageError: The cell cannot run here or be traced, or its trace does not show what was run.
     """
     job = TraceJob(cell=cell, seed=seed, steps=steps, path=path)
-    return StepTrace.model_validate(_ask(TRACED_CHILD, job, "traced", time_limit_seconds, on_phase))
-
-
-def _ask(
-    module: str, job: Job | TraceJob, wanted: str, time_limit_seconds: float, on_phase: Callable[[str], None]
-) -> Any:
-    heard: dict[str, Any] = {}
-
-    def hear(event: Mapping[str, Any]) -> None:
-        heard[event["event"]] = event
-        if event["event"] == "phase":
-            on_phase(event["phase"])
-
-    outcome = run_child(module, job.model_dump_json(), time_limit_seconds, hear)
-    if wanted in heard:
-        return heard[wanted][wanted]
-    if "unavailable" in heard:
-        raise UsageError(heard["unavailable"]["reason"])
-    if "out_of_memory" in heard:
-        raise UsageError(f"out of memory: {heard['out_of_memory']['message']}")
-    if outcome.timed_out:
-        raise UsageError(f"no end after {time_limit_seconds:g} s")
-    last = outcome.last_words.splitlines()[-1] if outcome.last_words else "no last words"
-    raise UsageError(f"{job.cell.runtime_text}: {outcome.describe()}; {last}")
+    return StepTrace.model_validate(ask(TRACED_CHILD, job, time_limit_seconds, on_phase).need("traced"))

@@ -31,6 +31,7 @@ class Plan:
         seed: Seed of the order within blocks and of the weights.
         compared: Gives cells that are compared with one another the same answer: within a block they are taken side by
             side. None compares all with all.
+        partners: By cell key, the key of the cell without whose runs its own say nothing: both are given up together.
     """
 
     cells: Sequence[Cell]
@@ -38,6 +39,7 @@ class Plan:
     protocol: RunProtocol
     time_limit_seconds: float = 900.0
     seed: int = 0
+    partners: Mapping[str, str] = field(default_factory=dict)
     compared: Callable[[Cell], Hashable] | None = None
 
 
@@ -87,6 +89,7 @@ class _Progress:
     """Which cells have been given up, and how long runs take."""
 
     total: int
+    partners: Mapping[str, str] = field(default_factory=dict)
     done: int = 0
     seconds: list[float] = field(default_factory=list)
     failures_in_a_row: Counter[str] = field(default_factory=Counter)
@@ -100,7 +103,7 @@ class _Progress:
         # Memory and missing libraries do not come back by asking again.
         hopeless = isinstance(record, Skip) or (isinstance(record, Failure) and record.cause == "out_of_memory")
         if hopeless or self.failures_in_a_row[key] >= PATIENCE:
-            self.given_up.add(key)
+            self.given_up |= {key, self.partners.get(key, key)}
 
     @property
     def seconds_left(self) -> float:
@@ -137,6 +140,7 @@ def take_blocks(
     listener: Listener,
     done: Mapping[str, set[int]] | None = None,
     admit: Admission | None = None,
+    session_id: str | None = None,
 ) -> Iterator[Run | Failure | Skip]:
     """Take every missing run of a plan, yield its record once it is on disk, and go on whatever happens to a child.
 
@@ -146,10 +150,11 @@ def take_blocks(
         listener: Follows along.
         done: By cell key, the blocks that are on record and not to be taken again.
         admit: Says how long each run may take; unless given, as long as the plan says.
+        session_id: Of the session that the runs belong to; a new one unless given.
     """
-    session_id = uuid.uuid4().hex
+    session_id = session_id or uuid.uuid4().hex
     order = blocks(plan, done or {})
-    progress = _Progress(total=len(order))
+    progress = _Progress(total=len(order), partners=plan.partners)
     for block, cell in order:
         limit_seconds = None if cell.key in progress.given_up else _limit(plan, cell, block, admit)
         if limit_seconds is None:

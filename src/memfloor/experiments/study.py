@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def grid(
     runtimes: Sequence[tuple[str, dict[str, str]]],
     device: str,
     *,
-    batch: int = 1,
+    batch: Sequence[int] = (1,),
     weights: str = "bf16",
     head: str | None = None,
     kv: str | None = None,
@@ -51,13 +52,13 @@ def grid(
             _check_checkpoint(spec, weights_from)
         for context_len in contexts:
             check_context(spec, context_len)
-            for runtime, given in runtimes:
+            for size, (runtime, given) in product(batch, runtimes):
                 own = {name: value for name, value in given.items() if name in FORMATS}
                 options = {name: value for name, value in given.items() if name not in FORMATS}
                 check_options(find_runtime(runtime), options)
                 cell = Cell(
                     spec=spec,
-                    workload=Workload.of(context_len, batch, **_formats(weights, head, kv, own)),
+                    workload=Workload.of(context_len, size, **_formats(weights, head, kv, own)),
                     runtime=runtime,
                     options=options,
                     device=device,

@@ -2,15 +2,24 @@
 
 import sys
 
-from memfloor.experiments.child import answer, start_child
+from memfloor.experiments.child import EventPipe, answer, start_child
 from memfloor.experiments.tracing import TraceJob, do_trace
 
 
 def main() -> None:
-    """Take the trace and send it."""
+    """Take the trace and send it, and before it the outputs that were wanted."""
     pipe = start_child()
     job = TraceJob.model_validate_json(sys.stdin.read())
-    answer(pipe, lambda: pipe.send_result("traced", do_trace(job, lambda phase: pipe.send("phase", phase=phase))))
+    answer(pipe, lambda: _work(pipe, job))
+
+
+def _work(pipe: EventPipe, job: TraceJob) -> None:
+    trace = do_trace(
+        job,
+        on_phase=lambda phase: pipe.send("phase", phase=phase),
+        on_outputs=lambda outputs: pipe.send_result("outputs", outputs),
+    )
+    pipe.send_result("traced", trace)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from memfloor.experiments.job import Unavailable
-from memfloor.record import Cell, StepTrace, TracedKernel
+from memfloor.record import Cell, Outputs, StepTrace, TracedKernel
 from memfloor.runtimes import DecodeRequest, find_runtime
 from memfloor.runtimes.protocol import TracedParts
 from memfloor.trace.capture import WARM_STEPS, annotated, capture_steps
@@ -31,6 +31,7 @@ class TraceJob(BaseModel):
         seed: Of weights and cache.
         steps: Steps to trace.
         path: Where the trace goes.
+        output_steps: First steps, whose outputs are wanted; they are not traced.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,10 +40,13 @@ class TraceJob(BaseModel):
     seed: int
     steps: int
     path: Path
+    output_steps: int = 0
 
 
-def do_trace(job: TraceJob, on_phase: Callable[[str], None]) -> StepTrace:
-    """Trace the steps of a cell in this process.
+def do_trace(
+    job: TraceJob, on_phase: Callable[[str], None], on_outputs: Callable[[Outputs], None] = lambda outputs: None
+) -> StepTrace:
+    """Trace the steps of a cell in this process, and before that take the outputs that are wanted.
 
     Raises:
         Unavailable: The runtime cannot run this cell here, or no trace can see its kernels.
@@ -54,11 +58,13 @@ def do_trace(job: TraceJob, on_phase: Callable[[str], None]) -> StepTrace:
     if reason is not None:
         raise Unavailable(reason)
     # Two traces, and the steps before each.
-    taken = SETTLING_STEPS + 2 * (WARM_STEPS + job.steps)
+    taken = job.output_steps + SETTLING_STEPS + 2 * (WARM_STEPS + job.steps)
     request = DecodeRequest(cell, max(1, cell.workload.context_len - taken // 2), taken, job.seed, on_phase)
     on_phase("loading")
     runtime = runtime_class(request)
     runtime.prepare()
+    if job.output_steps:
+        on_outputs(runtime.outputs(job.output_steps))
     parts = runtime.traced_parts()
     if parts is None:
         raise Unavailable(f"no trace can see the kernels of {cell.runtime_text}")

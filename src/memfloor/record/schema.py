@@ -76,6 +76,7 @@ class Cell(Frozen):
         threads: CPU threads of the runtime and of the ceiling; None leaves every allowed core.
         prefill: Whether the KV cache is filled by a real prefill instead of random numbers.
         weights_from: Local checkpoint directory; None stands for random weights at the true shape.
+        arm: Tells two arms of a comparison apart that are the same in everything else; None otherwise.
     """
 
     spec: ModelSpec
@@ -86,6 +87,7 @@ class Cell(Frozen):
     threads: int | None = Field(default=None, ge=1)
     prefill: bool = False
     weights_from: str | None = None
+    arm: Literal["baseline", "candidate"] | None = None
 
     @property
     def runtime_text(self) -> str:
@@ -106,6 +108,7 @@ class Cell(Frozen):
         parts += [f"t{self.threads}"] if self.threads else []
         parts += ["prefill"] if self.prefill else []
         parts += [f"from-{self.weights_from}"] if self.weights_from else []
+        parts += [f"arm-{self.arm}"] if self.arm else []
         return " ".join(parts)
 
 
@@ -199,17 +202,24 @@ class ObservedPath(Frozen):
     facts: dict[str, str]
 
 
-class _Identified(Frozen):
+class Stored(Frozen):
+    """Be a record of its own: with an identity, and the session it belongs to."""
+
     schema_version: Literal[1] = 1
     record_id: str = Field(pattern=r"^[0-9a-f]{32}$")
     session_id: str = Field(pattern=r"^[0-9a-f]{32}$")
     taken_at: str
+
+
+class OfCell(Stored):
+    """Belong to one cell and one block of its session."""
+
     block: int = Field(ge=0)
     seed: int | None = None
     cell: Cell
 
 
-class Timed(_Identified):
+class Timed(OfCell):
     """Hold one fresh process's steps, in order, with its paired ceilings.
 
     Attributes:
@@ -272,7 +282,7 @@ class Run(Timed):
     kind: Literal["run"] = "run"
 
 
-class Failure(_Identified):
+class Failure(OfCell):
     """Record a run that was started and gave no times."""
 
     kind: Literal["failure"] = "failure"
@@ -281,7 +291,7 @@ class Failure(_Identified):
     device: DeviceInfo | None = None
 
 
-class Skip(_Identified):
+class Skip(OfCell):
     """Record a cell that cannot run here, and why."""
 
     kind: Literal["skip"] = "skip"

@@ -13,9 +13,10 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from memfloor.errors import UsageError, first_problem
 from memfloor.record.anatomy import Anatomy
+from memfloor.record.comparison import ArmObservation, Comparison
 from memfloor.record.schema import SCHEMA_VERSION, Failure, Run, Skip
 
-Record = Run | Failure | Skip | Anatomy
+Record = Run | Failure | Skip | Anatomy | Comparison | ArmObservation
 _ADAPTER: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
 
@@ -60,7 +61,8 @@ class Store:
         try:
             with draft.open("w", encoding="utf-8") as file:
                 # A trace has a thousand kernels: a number per line would be most of the file.
-                file.write(record.model_dump_json(indent=None if isinstance(record, Anatomy) else 1) + "\n")
+                indent = None if isinstance(record, Anatomy | ArmObservation) else 1
+                file.write(record.model_dump_json(indent=indent) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(path)
@@ -79,7 +81,7 @@ class Store:
             UsageError: The folder does not exist.
         """
         records, unreadable = self._read_all()
-        return [record for record in records if not isinstance(record, Anatomy)], unreadable
+        return [record for record in records if isinstance(record, Run | Failure | Skip)], unreadable
 
     def anatomies(self) -> list[Anatomy]:
         """Return every anatomy below the folder, oldest first.
@@ -88,6 +90,18 @@ class Store:
             UsageError: The folder does not exist.
         """
         return [record for record in self._read_all()[0] if isinstance(record, Anatomy)]
+
+    def comparisons(self) -> tuple[list[Comparison], list[ArmObservation]]:
+        """Return every comparison below the folder, and what was seen of their arms, oldest first.
+
+        Raises:
+            UsageError: The folder does not exist.
+        """
+        records = self._read_all()[0]
+        return (
+            [record for record in records if isinstance(record, Comparison)],
+            [record for record in records if isinstance(record, ArmObservation)],
+        )
 
     def _read_all(self) -> tuple[list[Record], list[UnreadableFile]]:
         if not self.folder.is_dir():
@@ -125,8 +139,19 @@ def _read_file(path: Path) -> Record | UnreadableFile:
 
 
 def _file_stem(record: Record) -> str:
-    readable = re.sub(r"[^A-Za-z0-9.=]+", "-", record.cell.key)[:120].strip("-")
-    return f"{readable}_{record.kind}{record.block:03d}_{record.record_id}"
+    key, what = _name_parts(record)
+    readable = re.sub(r"[^A-Za-z0-9.=]+", "-", key)[:120].strip("-")
+    return f"{readable}_{what}_{record.record_id}"
+
+
+def _name_parts(record: Record) -> tuple[str, str]:
+    match record:
+        case Comparison():
+            return record.candidate.key, "comparison"
+        case ArmObservation():
+            return record.cell.key, record.arm
+        case _:
+            return record.cell.key, f"{record.kind}{record.block:03d}"
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,24 +1,133 @@
-"""Did an intervention change only what it was meant to? Two arms compared by the traces of their steps."""
+"""Did an intervention change only what it was meant to? Two arms compared by the traces of their steps.
 
+Kernels are compared by name, not one by one: among a thousand some differ by chance. Intervals are over traced steps,
+and widened for the number of names. Each arm is traced in one process, so what differs between processes shows too.
+"""
+
+import math
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean, variance
 
 from memfloor.record import StepTrace
-from memfloor.report.ledger import exclusive_seconds
+from memfloor.report.ledger import owned_seconds
 
-# Kernels of one arm may differ so much in time from the same kernels of the other, over the whole step.
+# Kernels of one arm may differ so much in time from the same kernels of the other, and over the whole step.
 TIME_TOLERANCE = 0.05
+ERROR_RATE = 0.05
 ALLOCATIONS = ("cudaMalloc", "cudaMallocAsync", "cudaFree", "cudaFreeAsync", "cuMemAlloc", "cuMemAllocAsync")
+NAMED = 3
 
 
-def confounders(baseline: StepTrace, candidate: StepTrace) -> list[str]:
-    """Return what differs between the arms beside the launch; nothing if the launch is isolated.
+@dataclass(frozen=True, slots=True)
+class KernelChange:
+    """Hold what kernels of one name own of a step in each arm; what overlaps belongs to the kernel that started first.
 
-    Compared are the kernels with how often each runs, their times, the bytes that each role reads, and allocations
-    inside a step. Outputs are not compared.
+    Attributes:
+        name: Of the kernels.
+        baseline_seconds: Mean over the baseline's traced steps.
+        candidate_seconds: The same of the candidate.
+        interval: Of their ratio; None where one step gives none, or the baseline's kernels own no time.
     """
-    found = [*_kernels(baseline, candidate), *_bytes(baseline, candidate), *_allocations(baseline, candidate)]
-    # The times of other kernels would say nothing.
-    return found or _times(baseline, candidate)
+
+    name: str
+    baseline_seconds: float
+    candidate_seconds: float
+    interval: tuple[float, float] | None
+
+    @property
+    def ratio(self) -> float | None:
+        """Return the candidate's time over the baseline's; None where the baseline's kernels own no time."""
+        return self.candidate_seconds / self.baseline_seconds if self.baseline_seconds else None
+
+    @property
+    def differs(self) -> bool:
+        """Tell whether the whole interval lies beyond the tolerance."""
+        if self.interval is None:
+            return False
+        return self.interval[1] < 1 / (1 + TIME_TOLERANCE) or self.interval[0] > 1 + TIME_TOLERANCE
+
+    def __str__(self) -> str:
+        if self.ratio is None or self.interval is None:
+            return f"{self.name[:60]}, no interval"
+        return f"{self.name[:60]} {self.ratio:.3f} [{self.interval[0]:.3f}, {self.interval[1]:.3f}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Invariance:
+    """Hold what two traces say of two arms.
+
+    Attributes:
+        kernels: By name, longest first; empty where the arms run different kernels.
+        confounders: What differs beside the launch; nothing if the launch is isolated.
+    """
+
+    kernels: tuple[KernelChange, ...]
+    confounders: tuple[str, ...]
+
+    @property
+    def changed(self) -> list[KernelChange]:
+        """Return the kernels whose time differs beyond the tolerance, whether that matters for the step or not."""
+        return [kernel for kernel in self.kernels if kernel.differs]
+
+
+def compare_traces(baseline: StepTrace, candidate: StepTrace) -> Invariance:
+    """Return what differs between two arms beside the launch.
+
+    Compared are the kernels with how often each runs, the bytes each reads, allocations inside a step, and the times of
+    the kernels: each name's, and those of the whole step. Names that differ count as a confounder where they move more
+    than the tolerance of the time in kernels.
+    """
+    allocations = list(_allocations(baseline, candidate))
+    found = _kernels(baseline, candidate)
+    if found:
+        # The times and bytes of other kernels would say nothing.
+        return Invariance((), (*found, *allocations))
+    kernels = kernel_changes(baseline, candidate)
+    return Invariance(kernels, (*_bytes(baseline, candidate), *allocations, *_times(baseline, candidate, kernels)))
+
+
+def kernel_changes(baseline: StepTrace, candidate: StepTrace) -> tuple[KernelChange, ...]:
+    """Return how the time of each kernel name differs, longest first; the intervals hold for all names at once."""
+    ours, theirs = name_seconds(baseline), name_seconds(candidate)
+    level = ERROR_RATE / len(ours)
+    changes = [_change(name, ours[name], theirs[name], level) for name in ours]
+    return tuple(sorted(changes, key=lambda change: -change.baseline_seconds))
+
+
+def name_seconds(trace: StepTrace) -> dict[str, list[float]]:
+    """Return the time that the kernels of each name own in each traced step."""
+    steps = len(trace.step_seconds)
+    owned: dict[str, list[float]] = {kernel.name: [0.0] * steps for kernel in trace.kernels}
+    for step in range(steps):
+        for kernel, seconds in zip(trace.kernels, owned_seconds(trace, step), strict=True):
+            owned[kernel.name][step] += seconds
+    return owned
+
+
+def _change(name: str, ours: Sequence[float], theirs: Sequence[float], level: float) -> KernelChange:
+    means = fmean(ours), fmean(theirs)
+    half = _half_width(ours, theirs, level)
+    if half is None or not means[0]:
+        return KernelChange(name, *means, interval=None)
+    interval = (means[1] - half) / means[0], (means[1] + half) / means[0]
+    return KernelChange(name, *means, interval=interval)
+
+
+def _half_width(ours: Sequence[float], theirs: Sequence[float], level: float) -> float | None:
+    """Return half of Welch's interval of a difference of means."""
+    if min(len(ours), len(theirs)) < 2:
+        return None
+    parts = [variance(values) / len(values) for values in (ours, theirs)]
+    if not sum(parts):
+        return 0.0
+    from scipy.stats import t
+
+    freedom = sum(parts) ** 2 / sum(
+        part**2 / (len(values) - 1) for part, values in zip(parts, (ours, theirs), strict=True)
+    )
+    return float(t.ppf(1 - level / 2, freedom)) * math.sqrt(sum(parts))
 
 
 def _kernels(baseline: StepTrace, candidate: StepTrace) -> list[str]:
@@ -30,38 +139,40 @@ def _kernels(baseline: StepTrace, candidate: StepTrace) -> list[str]:
     return [f"kernels: {lost.total()} of {ours.total()} are gone and {new.total()} are new, {example} for one"]
 
 
-def _bytes(baseline: StepTrace, candidate: StepTrace) -> list[str]:
-    reads = []
+def _bytes(baseline: StepTrace, candidate: StepTrace) -> Iterator[str]:
+    reads: list[Counter[str]] = []
     for trace in (baseline, candidate):
-        by_role: Counter[str] = Counter()
+        by_name: Counter[str] = Counter()
         for kernel in trace.kernels:
-            by_role[kernel.role] += kernel.read_bytes
-        reads.append(by_role)
-    roles = sorted(role for role in reads[0].keys() | reads[1].keys() if reads[0][role] != reads[1][role])
-    return [f"bytes: {role} reads {reads[0][role]} and {reads[1][role]}" for role in roles]
+            by_name[kernel.name] += kernel.read_bytes
+        reads.append(by_name)
+    for name in sorted(reads[0]):
+        if reads[0][name] != reads[1][name]:
+            yield f"bytes: {name[:60]} reads {reads[0][name]} and {reads[1][name]}"
 
 
-def _allocations(baseline: StepTrace, candidate: StepTrace) -> list[str]:
-    named = {"baseline": baseline, "candidate": candidate}
-    counts = {name: sum(trace.launches.get(call, 0) for call in ALLOCATIONS) for name, trace in named.items()}
-    return [
-        f"memory: the {name} calls the driver's allocator {count} times a step"
-        for name, count in counts.items()
-        if count
-    ]
+def _allocations(baseline: StepTrace, candidate: StepTrace) -> Iterator[str]:
+    for name, trace in (("baseline", baseline), ("candidate", candidate)):
+        count = sum(trace.launches.get(call, 0) for call in ALLOCATIONS)
+        if count:
+            yield f"memory: the {name} calls the driver's allocator {count} times a step"
 
 
-def _times(baseline: StepTrace, candidate: StepTrace) -> list[str]:
-    # Exclusive times: kernels may overlap in one arm and not in the other.
-    ours, theirs = (sum(kernel_seconds(trace).values()) for trace in (baseline, candidate))
-    if abs(theirs / ours - 1) <= TIME_TOLERANCE:
-        return []
-    return [f"time in kernels: {theirs / ours:.2f} times the baseline's, more than {TIME_TOLERANCE:.0%} apart"]
+def _times(baseline: StepTrace, candidate: StepTrace, kernels: Sequence[KernelChange]) -> Iterator[str]:
+    ours, theirs = (
+        [sum(owned_seconds(trace, step)) for step in range(len(trace.step_seconds))] for trace in (baseline, candidate)
+    )
+    whole = _change("time in kernels", ours, theirs, ERROR_RATE)
+    if whole.interval is None:
+        yield "times: one traced step gives no interval"
+    if whole.differs:
+        yield f"times: {whole} times the baseline's, more than {TIME_TOLERANCE:.0%} apart"
+    changed = sorted((kernel for kernel in kernels if kernel.differs), key=_moved, reverse=True)
+    share = sum(map(_moved, changed)) / whole.baseline_seconds
+    if share > TIME_TOLERANCE:
+        named = "; ".join(map(str, changed[:NAMED]))
+        yield f"times: kernels of {len(changed)} names differ, by {share:.1%} of the time in kernels: {named}"
 
 
-def kernel_seconds(trace: StepTrace) -> dict[str, float]:
-    """Return the time that each kernel owns in a step, by name."""
-    owned: dict[str, float] = {}
-    for kernel, seconds in zip(trace.kernels, exclusive_seconds(trace), strict=True):
-        owned[kernel.name] = owned.get(kernel.name, 0.0) + seconds
-    return owned
+def _moved(kernel: KernelChange) -> float:
+    return abs(kernel.candidate_seconds - kernel.baseline_seconds)

@@ -221,15 +221,18 @@ def role_seconds(trace: StepTrace) -> dict[Role, float]:
 
 def exclusive_seconds(trace: StepTrace) -> list[float]:
     """Return the time that each kernel owns, the median over traced steps."""
-    return [median(kernel) for kernel in zip(*map(_owned, repeat(trace), range(len(trace.step_seconds))), strict=True)]
+    return [
+        median(kernel)
+        for kernel in zip(*map(owned_seconds, repeat(trace), range(len(trace.step_seconds))), strict=True)
+    ]
 
 
 def gap_seconds(trace: StepTrace) -> float:
     """Return the time of a traced step in which no kernel runs, the median over traced steps."""
-    return median(seconds - sum(_owned(trace, step)) for step, seconds in enumerate(trace.step_seconds))
+    return median(seconds - sum(owned_seconds(trace, step)) for step, seconds in enumerate(trace.step_seconds))
 
 
-def _owned(trace: StepTrace, step: int) -> list[float]:
+def owned_seconds(trace: StepTrace, step: int) -> list[float]:
     """Return each kernel's time in one step beyond the end of all kernels before it: some overlap on a GPU."""
     if trace.device == "cpu":
         return [kernel.seconds[step] for kernel in trace.kernels]

@@ -45,14 +45,22 @@ def render(
     unreadable: Sequence[UnreadableFile],
     folder: Path,
     anatomies: Sequence[Anatomy] = (),
+    sections: Sequence[str] = (),
 ) -> str:
     """Return the page for the records of one folder.
+
+    Args:
+        records: Runs, failures and skips.
+        unreadable: Files that were left out.
+        folder: Where all this was read.
+        anatomies: Anatomies.
+        sections: What stands below the cells, as HTML.
 
     Raises:
         UsageError: There is nothing to report.
     """
     summaries, invalid = summarise(records)
-    if not summaries and not invalid and not anatomies:
+    if not summaries and not invalid and not anatomies and not any(sections):
         raise UsageError(f"{folder} holds no records; take some with: memfloor study --out {folder}")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string((files("memfloor") / "report" / "page.html").read_text())
@@ -70,6 +78,7 @@ def render(
         rows=[cell_row(summary) for summary in summaries],
         invalid=[invalid_row(cell) for cell in invalid],
         figures=_figures(summaries),
+        sections=sections,
         ledger_columns=LEDGER_COLUMNS,
         ledgers=[(_cell_title(item), ledger_rows(item), ledger_checks(item)) for item in make_ledgers(anatomies)],
         anatomy_figures=[(figure_svg(draw(anatomies)), CAPTIONS[name]) for name, draw in ANATOMY_FIGURES.items()]
@@ -108,7 +117,9 @@ def repeat_commands(summaries: Sequence[CellSummary]) -> list[str]:
     groups: dict[tuple[str, str, tuple[int, ...]], list[str]] = defaultdict(list)
     contexts: dict[tuple[str, str, str], list[CellSummary]] = defaultdict(list)
     for summary in summaries:
-        contexts[_model(summary), _settings(summary), summary.cell.runtime_text].append(summary)
+        # Two arms of an A/A are one cell to a study.
+        if summary.cell.arm != "candidate":
+            contexts[_model(summary), _settings(summary), summary.cell.runtime_text].append(summary)
     for (model, settings, runtime), members in contexts.items():
         groups[model, settings, tuple(item.cell.workload.context_len for item in members)].append(runtime)
     return [

@@ -60,6 +60,7 @@ def runtime_label(cell: Cell) -> str:
         f",weights={workload.weights}" if workload.weights != "bf16" else "",
         f",head={workload.head}" if workload.head != beside else "",
         f",kv={workload.kv}" if workload.kv != beside else "",
+        f" ({cell.arm})" if cell.arm else "",
     ]
     return cell.runtime_text + "".join(parts)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def operator_census(step: Callable[[], None]) -> dict[str, int]:
+def operator_census(step: Callable[[], object]) -> dict[str, int]:
     """Run a step once and return how often it called each aten operator.
 
     The step runs under `no_grad`, not `inference_mode`, so that composite operators such as

@@ -1,5 +1,6 @@
 """The project's own engine: one plan of own kernels, issued one by one or replayed in one launch."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
@@ -7,7 +8,7 @@ from memfloor.engine.cpu import backend as cpu
 from memfloor.engine.cuda import backend as cuda
 from memfloor.errors import UsageError
 from memfloor.floor import check_context
-from memfloor.record import Cell, ObservedPath
+from memfloor.record import Cell, ObservedPath, Outputs
 from memfloor.runtimes.memory import require_memory
 from memfloor.runtimes.protocol import DecodeRequest, TracedParts
 
@@ -81,6 +82,13 @@ class Engine:
         """Take the steps of one call; on a GPU this returns before the device has finished."""
         self._prepared().step()
 
+    def outputs(self, steps: int) -> Outputs:
+        """Take the next steps and return their tokens and a digest of the last logits; waits for the device."""
+        decoder = self._prepared()
+        tokens = decoder.decode(steps)
+        digest = hashlib.sha256(decoder.model.logits_bytes()).hexdigest()
+        return Outputs(tokens=tuple((token,) for token in tokens), logits_sha256=digest)
+
     def observed_path(self) -> ObservedPath:
         """Take the steps of one more call and report the launches of its plan and the types of its buffers."""
         decoder = self._prepared()
@@ -90,12 +98,13 @@ class Engine:
         return ObservedPath(operators=model.plan.counts(), facts=facts)
 
     def traced_parts(self) -> TracedParts | None:
-        """Return the plan, and on a CPU the clock of its operations; nothing where a call is several steps."""
+        """Return the plan, and on a CPU the clock of its operations in this launch mode; nothing where a call is many."""
         decoder = self._prepared()
         if decoder.steps_per_issue > 1:
             return None
         model = decoder.model
-        return TracedParts(plan=model.plan, timed_step=getattr(model, "timed_step", None))
+        clock = {"graph": "timed_step", "eager": "timed_eager_step"}[self._launch()]
+        return TracedParts(plan=model.plan, timed_step=getattr(model, clock, None))
 
     def _launch(self) -> str:
         return self._request.cell.options.get("launch", "graph")

@@ -1,10 +1,13 @@
 """Hugging Face transformers as the study ran it: eager, SDPA, a dynamic cache, one Python call per step."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from memfloor.record import Cell, ObservedPath
+import numpy as np
+
+from memfloor.record import Cell, ObservedPath, Outputs
 from memfloor.runtimes.census import operator_census
 from memfloor.runtimes.memory import require_memory
 from memfloor.runtimes.protocol import DecodeRequest, TracedParts
@@ -71,7 +74,8 @@ class HfEager:
         pin_sdpa(cell.options.get("sdpa", "default"))
         self.model = load_model(cell, self.request.seed)
         self.cache = self.make_cache()
-        self.token = torch.ones((cell.workload.batch, 1), dtype=torch.long, device=cell.device)
+        first = self.request.seed % cell.spec.vocab_size
+        self.token = torch.full((cell.workload.batch, 1), first, dtype=torch.long, device=cell.device)
         self.fill()
 
     def fill(self) -> None:
@@ -98,10 +102,28 @@ class HfEager:
         with torch.inference_mode():
             self.forward()
 
-    def forward(self) -> None:
-        """Run the model on the last token and keep the next, without a gradient mode of its own."""
-        logits = self.model(input_ids=self.token, past_key_values=self.cache, use_cache=True).logits
-        self.token = logits[:, -1:].argmax(dim=-1)
+    def forward(self) -> "torch.Tensor":
+        """Run the model on the last token, keep the next and return the logits, without a gradient mode of its own."""
+        output = self.model(input_ids=self.token, past_key_values=self.cache, use_cache=True)
+        logits: torch.Tensor = output.logits[:, -1:]
+        self.token = logits.argmax(dim=-1)
+        return logits
+
+    def step_with_logits(self) -> "torch.Tensor | None":
+        """Take one step as `step` does and return its logits, [B, 1, V]; None where a step does not keep them."""
+        import torch
+
+        with torch.inference_mode():
+            return self.forward()
+
+    def outputs(self, steps: int) -> Outputs:
+        """Take the next steps and return their tokens, and a digest of the last logits where they are kept."""
+        tokens, logits = [], None
+        for _ in range(steps):
+            logits = self.step_with_logits()
+            assert self.token is not None
+            tokens.append(tuple(self.token.flatten().tolist()))
+        return Outputs(tokens=tuple(tokens), logits_sha256=None if logits is None else _sha256(logits))
 
     def observed_path(self) -> ObservedPath:
         """Take one more step under a census of its operators."""
@@ -145,11 +167,18 @@ class HfEager:
 
         cell = self.request.cell
         shape = (cell.workload.batch, self.request.start_len)
-        generator = torch.Generator().manual_seed(self.request.seed)
-        prompt = torch.randint(cell.spec.vocab_size, shape, generator=generator).to(cell.device)
+        # The prompt of every runtime, so that their tokens can be compared.
+        numbers = np.random.default_rng(self.request.seed).integers(cell.spec.vocab_size, size=shape)
+        prompt = torch.from_numpy(numbers).to(cell.device)
         with torch.no_grad():
             for chunk in prompt.split(PREFILL_CHUNK_TOKENS, dim=1):
                 self.model(input_ids=chunk, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+
+
+def _sha256(logits: "torch.Tensor") -> str:
+    import torch
+
+    return hashlib.sha256(logits.contiguous().view(torch.uint8).cpu().numpy().tobytes()).hexdigest()
 
 
 def refused_formats(runtime: str, cell: Cell) -> str | None:

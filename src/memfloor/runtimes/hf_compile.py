@@ -8,13 +8,16 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from memfloor.errors import UsageError
 from memfloor.record import Cell, ObservedPath
 from memfloor.runtimes.hf import HfEager
 from memfloor.runtimes.hf_static import HfStatic
 from memfloor.runtimes.protocol import DecodeRequest, TracedParts
+
+if TYPE_CHECKING:
+    import torch
 
 # CUDA Graphs, which `reduce-overhead` adds, remove the launches of a GPU; a CPU has none, and ignores them.
 DEFAULT_MODES = {"cuda": "reduce-overhead", "cpu": "default"}
@@ -74,13 +77,13 @@ class HfCompile(HfStatic):
         # CUDA Graphs write only into tensors whose address they may keep.
         torch._dynamo.mark_static_address(self.token)
         # Decode is one shape, and a symbolic one would cost kernels their constants.
-        self._compiled = torch.compile(self.forward, backend=BACKEND, mode=self.mode, fullgraph=True, dynamic=False)
+        self._compiled = torch.compile(
+            self._choose_token, backend=BACKEND, mode=self.mode, fullgraph=True, dynamic=False
+        )
         for _ in range(WARM_STEPS):
             self.step()
         self._graphs_after_warm_up = _graphs()
-        self.cache.reset()
-        self.token.copy_(first)
-        self.fill()
+        self.restart(first)
 
     def step(self) -> None:
         """Run the compiled step on the token buffer."""
@@ -90,6 +93,11 @@ class HfCompile(HfStatic):
             raise UsageError("prepare the runtime before its first step")
         with torch.inference_mode():
             self._compiled()
+
+    def step_with_logits(self) -> "torch.Tensor | None":
+        """Take the compiled step, which keeps no logits: as an output they would change what is compiled."""
+        self.step()
+        return None
 
     def observed_path(self) -> ObservedPath:
         """Take one more step, and count the kernels in the code that Inductor wrote for it."""
@@ -105,6 +113,9 @@ class HfCompile(HfStatic):
             "cuda_graph_skips": str(counters["inductor"]["cudagraph_skips"]),
         }
         return ObservedPath(operators=_kernel_calls(), facts=facts)
+
+    def _choose_token(self) -> None:
+        self.forward()
 
 
 def _graphs() -> int:

@@ -1,11 +1,14 @@
 """Hugging Face transformers with a static cache: eager, or captured once as a CUDA Graph and replayed."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from memfloor.record import Cell
 from memfloor.runtimes.hf import HfEager
 from memfloor.runtimes.protocol import DecodeRequest
+
+if TYPE_CHECKING:
+    import torch
 
 LAUNCH_MODES = ("eager", "graph")
 
@@ -26,6 +29,7 @@ class HfStatic(HfEager):
         super().__init__(request)
         self.launch = request.cell.options.get("launch", "eager")
         self.graph: Any = None
+        self._graph_logits: torch.Tensor | None = None
 
     @classmethod
     def unavailable_reason(cls, cell: Cell | None = None) -> str | None:
@@ -56,11 +60,12 @@ class HfStatic(HfEager):
         room = self.request.start_len + self.request.max_steps + warm_steps + 1
         return StaticCache(config=self.model.config, max_cache_len=room)
 
-    def forward(self) -> None:
-        """Run the model on the token buffer and write the next token into it."""
+    def forward(self) -> "torch.Tensor":
+        """Run the model on the token buffer, write the next token into it and return the logits."""
         assert self.token is not None
-        logits = self.model(input_ids=self.token, past_key_values=self.cache, use_cache=True).logits
+        logits: torch.Tensor = self.model(input_ids=self.token, past_key_values=self.cache, use_cache=True).logits
         self.token.copy_(logits[:, -1:].argmax(dim=-1))
+        return logits[:, -1:]
 
     def step(self) -> None:
         """Take one step by the launch mode."""
@@ -69,6 +74,20 @@ class HfStatic(HfEager):
         else:
             self.graph.replay()
 
+    def step_with_logits(self) -> "torch.Tensor | None":
+        """Take one step by the launch mode and return its logits."""
+        if self.graph is None:
+            return super().step_with_logits()
+        self.graph.replay()
+        return self._graph_logits
+
+    def restart(self, first: "torch.Tensor") -> None:
+        """Bring cache and token buffer back to where a decode from the token `first`, [B, 1], starts."""
+        assert self.token is not None
+        self.cache.reset()
+        self.token.copy_(first)
+        self.fill()
+
     def facts(self) -> dict[str, str]:
         """Return what the prepared model says of itself, and how a step is launched."""
         return super().facts() | {"launch": "eager" if self.graph is None else "one CUDA Graph replay per step"}
@@ -76,6 +95,8 @@ class HfStatic(HfEager):
     def _capture(self) -> None:
         import torch
 
+        assert self.token is not None
+        first = self.token.clone()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream), torch.inference_mode():
@@ -84,5 +105,7 @@ class HfStatic(HfEager):
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.inference_mode(), torch.cuda.graph(graph):
-            self.forward()
+            self._graph_logits = self.forward()
         self.graph = graph
+        # Both launch modes decode from the same start.
+        self.restart(first)

@@ -136,6 +136,10 @@ class LlamaContext:
             self._logits = np.ctypeslib.as_array(pointer, (self._vocab_size,))
         return int(self._logits.argmax())
 
+    def logits_bytes(self) -> bytes:
+        """Return the last step's logits, float32 [V], as they lie in memory."""
+        return self._logits.tobytes()
+
     def prefill(self, tokens: Sequence[int]) -> None:
         """Append tokens in chunks."""
         for start in range(0, len(tokens), PREFILL_CHUNK_TOKENS):

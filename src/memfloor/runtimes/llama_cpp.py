@@ -1,5 +1,6 @@
 """llama.cpp through llama-cpp-python, on the CPU: the weights in its own file format, one low-level call per step."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +12,7 @@ from memfloor.engine.checkpoint import Checkpoint
 from memfloor.engine.cpu.native import allowed_cpus
 from memfloor.errors import UsageError
 from memfloor.floor import check_context
-from memfloor.record import Cell, ObservedPath
+from memfloor.record import Cell, ObservedPath, Outputs
 from memfloor.runtimes.gguf_file import (
     ARCHITECTURES,
     GGUF_TYPES,
@@ -95,6 +96,14 @@ class LlamaCpp:
         """Feed the last token and choose the most likely next one."""
         self.token = self._prepared().decode(self.token, self.position)
         self.position += 1
+
+    def outputs(self, steps: int) -> Outputs:
+        """Take the next steps and return their tokens and a digest of the last logits."""
+        context, tokens = self._prepared(), []
+        for _ in range(steps):
+            self.step()
+            tokens.append((self.token,))
+        return Outputs(tokens=tuple(tokens), logits_sha256=hashlib.sha256(context.logits_bytes()).hexdigest())
 
     def observed_path(self) -> ObservedPath:
         """Take one more step in a second context that counts its operators."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from memfloor.engine.plan import Plan
-from memfloor.record import Cell, ObservedPath
+from memfloor.record import Cell, ObservedPath, Outputs
 
 
 def _silent(text: str) -> None:
@@ -88,6 +88,9 @@ class Runtime(Protocol):
 
     def step(self) -> None:
         """Take the decode steps of one call, a token each; on a GPU this may return before the device has finished."""
+
+    def outputs(self, steps: int) -> Outputs:
+        """Take the next steps and return what they gave; waits for the device."""
 
     def observed_path(self) -> ObservedPath:
         """Take one more step and report what it really ran; called after the last timed step."""

@@ -51,6 +51,24 @@ def test_every_launch_gives_the_same_bits(tiny, cpu_model, weights, kv):
     assert_same(decoded(cpu_model(tiny("qwen3"), weights=weights, head=weights, kv=kv, threads=2)), eager)
 
 
+@pytest.mark.parametrize("clock", ["timed_step", "timed_eager_step"])
+def test_a_clock_reads_each_operation_and_changes_no_bit(tiny, cpu_model, clock):
+    model, decoder = cpu_model(tiny()), Decoder(cpu_model(tiny()), "eager")
+    decoder.start(7, 0)
+    for _ in range(STEPS):
+        decoder.step()
+    model.start(7, 0)
+    for _ in range(STEPS):
+        seconds = getattr(model, clock)()
+        assert len(seconds) == len(model.plan.calls)
+        assert min(seconds) > 0
+    assert_same(state_of(model, STEPS), state_of(decoder.model, STEPS))
+    model.start(7, model.max_len - 1)
+    getattr(model, clock)()
+    with pytest.raises(IndexError, match="no slot left"):
+        getattr(model, clock)()
+
+
 @pytest.mark.parametrize("threads", [2, 3])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_threads_share_the_work_without_changing_it(tiny, cpu_model, kv_heads, threads):
@@ -142,6 +160,15 @@ def test_a_start_outside_vocabulary_or_cache_is_refused(tiny, cpu_model, token, 
 def test_a_step_before_the_start_is_refused(tiny, cpu_model):
     with pytest.raises(UsageError, match="start the decode"):
         Decoder(cpu_model(tiny()), "eager").step()
+
+
+def test_a_decode_takes_steps_whatever_one_issue_holds(tiny, cpu_model):
+    one, four = Decoder(cpu_model(tiny()), "graph"), Decoder(cpu_model(tiny()), "graph", 4)
+    for decoder in (one, four):
+        decoder.start(7, 0)
+    assert one.decode(8) == four.decode(4) + four.decode(4)
+    with pytest.raises(UsageError, match="steps must be a multiple of 4, not 6"):
+        four.decode(6)
 
 
 @pytest.mark.parametrize("steps", [0, -3])

@@ -138,10 +138,23 @@ class CpuModel:
             seconds: list[float] = self.native_step.run_timed(1)
         return seconds
 
+    def timed_eager_step(self) -> list[float]:
+        """Take one step operation by operation from Python and return the seconds of each, without the calls between.
+
+        An operation begins where this thread begins with it, and ends where all threads have.
+        """
+        with bound_to(self._cpu):
+            return [self.native_step.run_timed_one(index) for index in range(len(self._calls))]
+
     def ring(self) -> list[int]:
         """Return the last tokens, each at its slot modulo `RING_LEN`."""
         tokens: list[int] = self.native_step.ring.tolist()
         return tokens
+
+    def logits_bytes(self) -> bytes:
+        """Return the last step's logits, float32 [V], as they lie in memory."""
+        logits: bytes = self.native_step.logits.tobytes()
+        return logits
 
     def facts(self) -> dict[str, str]:
         """Return the instruction set and the number of threads."""

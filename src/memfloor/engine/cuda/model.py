@@ -80,6 +80,10 @@ class DecodeModel:
         tokens: list[int] = self.produced.tolist()
         return tokens
 
+    def logits_bytes(self) -> bytes:
+        """Return the last step's logits, float32 [V], as they lie in memory; waits for the device."""
+        return self.logits.cpu().numpy().tobytes()
+
     def facts(self) -> dict[str, str]:
         """Return the types of the buffers, the launch shapes and the overlap of launches."""
         return {

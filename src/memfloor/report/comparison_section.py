@@ -1,0 +1,53 @@
+"""The part of the page that shows comparisons."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+
+import jinja2
+
+from memfloor.report.compared import Compared
+from memfloor.report.comparison_figures import COMPARISON_FIGURES, forest
+from memfloor.report.comparison_tables import (
+    COMPARISON_COLUMNS,
+    arms_text,
+    comparison_lines,
+    comparison_row,
+    workload_text,
+)
+from memfloor.report.false_alarms import alarm_sentences
+from memfloor.report.page import figure_svg
+
+CAPTIONS = {
+    "5": "Figure 5. Speed-up by context, with 95 % intervals over blocks. Grey: the study's published points, a "
+    "reference that was not measured here.",
+    "6": "Figure 6. Left: every timed step of both arms, run by run, with each run's median. Right: what samples of "
+    "three blocks would have found.",
+}
+FOREST = "Every comparison, on a logarithmic scale. Green: faster, orange: slower, blue: equivalent, grey: unclear, "
+FOREST += "purple: verdict refused."
+
+
+def comparison_section(compared: Sequence[Compared]) -> str:
+    """Return the section of the page as HTML; nothing where nothing was compared."""
+    if not compared:
+        return ""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    template = environment.from_string((files("memfloor") / "report" / "comparisons.html").read_text())
+    return template.render(
+        columns=COMPARISON_COLUMNS,
+        rows=[comparison_row(item) for item in compared],
+        details=[(f"{arms_text(item)}, {workload_text(item.baseline)}", _details(item)) for item in compared],
+        figures=_figures([item for item in compared if item.ratio]),
+    )
+
+
+def _details(compared: Compared) -> list[str]:
+    alarms = alarm_sentences(compared) if compared.comparison and compared.comparison.question == "aa" else []
+    return [*comparison_lines(compared), *alarms]
+
+
+def _figures(compared: Sequence[Compared]) -> list[tuple[str, str]]:
+    if not compared:
+        return []
+    drawn = [(figure_svg(draw(compared)), CAPTIONS[name]) for name, draw in COMPARISON_FIGURES.items()]
+    return [(figure_svg(forest(compared)), FOREST), *drawn]
