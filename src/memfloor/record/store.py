@@ -16,6 +16,7 @@ from memfloor.record.anatomy import Anatomy
 from memfloor.record.schema import SCHEMA_VERSION, Failure, Run, Skip
 
 Record = Run | Failure | Skip | Anatomy
+TRACE_SUFFIX = ".trace.json.gz"
 _ADAPTER: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
 
@@ -88,6 +89,23 @@ class Store:
             UsageError: The folder does not exist.
         """
         return [record for record in self._read_all()[0] if isinstance(record, Anatomy)]
+
+    def trace_path(self, record_id: str, what: str) -> Path:
+        """Return where the trace of an anatomy goes, which Perfetto opens.
+
+        Args:
+            record_id: The anatomy's.
+            what: What was traced, `step` or `twin`.
+        """
+        return self.folder / f"{what}-{record_id}{TRACE_SUFFIX}"
+
+    def trace_files(self) -> dict[str, list[Path]]:
+        """Return the traces below the folder by the anatomy they belong to; not every folder keeps them."""
+        found: dict[str, list[Path]] = {}
+        for path in sorted(self.folder.rglob(f"*{TRACE_SUFFIX}")):
+            record_id = path.name.removesuffix(TRACE_SUFFIX).rpartition("-")[2]
+            found.setdefault(record_id, []).append(path)
+        return found
 
     def _read_all(self) -> tuple[list[Record], list[UnreadableFile]]:
         if not self.folder.is_dir():

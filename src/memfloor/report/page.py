@@ -14,11 +14,13 @@ import memfloor
 from memfloor.errors import UsageError
 from memfloor.record import Anatomy, Failure, Protocol, Run, Skip, Timed, UnreadableFile
 from memfloor.report.anatomy_figures import ANATOMY_FIGURES
+from memfloor.report.anatomy_section import ledger_sections
 from memfloor.report.figures import FIGURES, save
-from memfloor.report.ledger import LEDGER_COLUMNS, Ledger, ledger_checks, ledger_rows, make_ledgers
+from memfloor.report.interactive import scripts
+from memfloor.report.ledger import LEDGER_COLUMNS
 from memfloor.report.sentences import cautions, headline
 from memfloor.report.summary import CellSummary, summarise
-from memfloor.report.tables import CELL_COLUMNS, cell_row, invalid_row, runtime_label
+from memfloor.report.tables import CELL_COLUMNS, cell_row, invalid_row
 from memfloor.spec import model_names, unquantized
 
 CAPTIONS = {
@@ -71,13 +73,14 @@ def render(
         invalid=[invalid_row(cell) for cell in invalid],
         figures=_figures(summaries),
         ledger_columns=LEDGER_COLUMNS,
-        ledgers=[(_cell_title(item), ledger_rows(item), ledger_checks(item)) for item in make_ledgers(anatomies)],
+        ledgers=ledger_sections(anatomies, folder),
         anatomy_figures=[(figure_svg(draw(anatomies)), CAPTIONS[name]) for name, draw in ANATOMY_FIGURES.items()]
         if anatomies
         else [],
         environments=_environments([*(run for item in summaries for run in item.runs), *anatomies]),
         unreadable=unreadable,
         commands=repeat_commands(summaries),
+        scripts=scripts() if anatomies else [],
     )
 
 
@@ -116,12 +119,6 @@ def repeat_commands(summaries: Sequence[CellSummary]) -> list[str]:
         f"--context {','.join(map(str, lengths))} {settings}"
         for (model, settings, lengths), runtimes in groups.items()
     ]
-
-
-def _cell_title(ledger: Ledger) -> str:
-    cell = ledger.anatomies[0].cell
-    device = ledger.anatomies[0].environment.device.name
-    return f"{cell.spec.name} {runtime_label(cell)}, context {cell.workload.context_len}, {device}"
 
 
 def _model(summary: CellSummary) -> str:
