@@ -9,7 +9,7 @@ from memfloor.report.gantt import gantt
 from memfloor.report.interactive import Chart
 from memfloor.report.ledger import Ledger, ledger_checks, ledger_rows, make_ledgers
 from memfloor.report.tables import runtime_label
-from memfloor.report.timeline import typical
+from memfloor.report.timeline import slowest_first, typical
 from memfloor.report.waterfall import waterfall
 
 
@@ -37,7 +37,7 @@ class LedgerSection:
 def ledger_sections(anatomies: Sequence[Anatomy], folder: Path) -> list[LedgerSection]:
     """Return a section for each cell on each device."""
     found = Store(folder).trace_files()
-    return [_section(ledger, found) for ledger in make_ledgers(anatomies)]
+    return [_section(ledger, found) for ledger in slowest_first(make_ledgers(anatomies))]
 
 
 def _section(ledger: Ledger, found: dict[str, list[Path]]) -> LedgerSection:

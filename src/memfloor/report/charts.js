@@ -4,13 +4,21 @@
   const figures = [...document.querySelectorAll("figure.chart")];
   const dark = matchMedia("(prefers-color-scheme: dark)");
 
+  // The buttons are named one by one: plotly's own choice has one that sends the chart's data to its makers.
+  const CONFIG = {
+    responsive: true,
+    displaylogo: false,
+    plotlyServerURL: "",
+    modeBarButtons: [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
+  };
+
   const colours = () => {
     const style = getComputedStyle(document.documentElement);
     const [ink, line, card] = ["--ink", "--line", "--card"].map((name) => style.getPropertyValue(name).trim());
     return { ink, line, card };
   };
 
-  const axis = (given, { line }) => ({ ...given, gridcolor: line, zerolinecolor: line, linecolor: line });
+  const axis = (given, { line }) => ({ exponentformat: "none", separatethousands: true, ...given, gridcolor: line, zerolinecolor: line, linecolor: line });
 
   const themed = (layout) => {
     const found = colours();
@@ -57,8 +65,7 @@
       layout.xaxis = { ...layout.xaxis, range: [...views[0].range] };
       addButtons(figure, plot, views);
     }
-    const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "toImage"] };
-    Plotly.newPlot(plot, traces, themed(layout), config);
+    Plotly.newPlot(plot, traces, themed(layout), CONFIG);
     dark.addEventListener("change", () => Plotly.relayout(plot, themed(plot.layout)));
   };
 

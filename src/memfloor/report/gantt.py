@@ -21,7 +21,7 @@ def gantt(anatomy: Anatomy) -> Chart:
     """Return the traced step that took the median time, with views of its middle block and of all of it."""
     trace = anatomy.trace
     step = typical_step(trace)
-    drawn = bars(trace, step)
+    drawn = bars(trace.kernels, step)
     rows = 1 + max(bar.row for bar in drawn)
     by_role: dict[Role, list[Bar]] = defaultdict(list)
     for bar in drawn:
@@ -38,6 +38,8 @@ def gantt(anatomy: Anatomy) -> Chart:
         "bargap": 0.12,
         "hovermode": "closest",
         "dragmode": "zoom",
+        # A name that does not fit its bar is left to the hover label.
+        "uniformtext": {"mode": "hide", "minsize": 10},
         "xaxis": {"title": {"text": "us since the first kernel" if trace.device == "cuda" else "us"}},
         "yaxis": {
             "range": [len(names) - 0.45, -0.55],
@@ -58,7 +60,11 @@ def _role_trace(role: Role, drawn: Sequence[Bar]) -> dict[str, Any]:
         "y": [bar.row for bar in drawn],
         "x": [_microseconds(bar.seconds) for bar in drawn],
         "base": [_microseconds(bar.start_seconds) for bar in drawn],
-        "marker": {"color": ROLE_COLOURS[role]},
+        "marker": {"color": ROLE_COLOURS[role], "line": {"width": 0}},
+        "text": [plain(bar.kernel.op.removeprefix("aten::")) for bar in drawn],
+        "textposition": "inside",
+        "insidetextanchor": "middle",
+        "textangle": 0,
         "hovertext": [_hover(bar) for bar in drawn],
         "hovertemplate": "%{hovertext}<extra></extra>",
     }
@@ -77,8 +83,9 @@ def _launch_trace(launches: Sequence[float], row: int) -> dict[str, Any]:
 
 
 def _launches(trace: StepTrace, step: int) -> list[float]:
-    """Return when the host launched something, in microseconds; a graph's kernels share one launch."""
-    return sorted({_microseconds(kernel.launch_seconds[step]) for kernel in trace.kernels if kernel.launch_seconds})
+    """Return when the host launched each kernel, in microseconds; nothing where one launch is for all."""
+    launched = {_microseconds(kernel.launch_seconds[step]) for kernel in trace.kernels if kernel.launch_seconds}
+    return sorted(launched) if len(launched) > 1 else []
 
 
 def _hover(bar: Bar) -> str:
@@ -116,7 +123,9 @@ def _caption(anatomy: Anatomy, step: int) -> str:
         "Drag to zoom, double-click to go back."
     ]
     if anatomy.twin and trace.device == "cuda":
-        said.append("Launched one by one, it takes longer under the profiler than when it is timed: the gaps are wider.")
+        said.append(
+            "Launched one by one, it takes longer under the profiler than when it is timed: the gaps are wider."
+        )
     if trace.device == "cpu" and trace.labelled != "plan":
         said.append("A bar is the time that an operator does not spend in those it calls, from its start on.")
     if trace.labelled == "names":

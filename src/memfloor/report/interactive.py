@@ -36,7 +36,7 @@ class Chart:
         layout: As plotly.js takes it, without size, background and ink, which are the page's.
         height_px: Of the chart in the page.
         caption: Stands below it; plain text.
-        views: Parts of the x axis to choose from, the first of them shown at first; none for a chart that is shown whole.
+        views: Parts of the x axis to choose from, the first of them at first; none where all is shown.
     """
 
     traces: Sequence[Mapping[str, Any]]

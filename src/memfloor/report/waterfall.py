@@ -35,7 +35,7 @@ class Row:
 
 
 def waterfall(ledger: Ledger) -> Chart:
-    """Return the waterfall of the ledger's typical anatomy, whose bars add up to its step; medians of several need not."""
+    """Return the waterfall of the typical anatomy, whose bars add up to its step; medians of several need not."""
     rows = _rows(ledger)
     entries = entries_of(typical(ledger.anatomies))
     lengths = [entries[row.name] for row in rows]
@@ -88,8 +88,8 @@ def _caption(ledger: Ledger) -> str:
     if len(ledger.anatomies) == 1:
         return "From the floor at the paired ceiling to the timed step."
     return (
-        f"From the floor at the paired ceiling to the timed step, in that of {len(ledger.anatomies)} anatomies whose step "
-        "is the median one; the table above has medians and intervals over all of them."
+        f"From the floor at the paired ceiling to the timed step, in that of {len(ledger.anatomies)} anatomies whose "
+        "step is the median one; the table above has medians and intervals over all of them."
     )
 
 
