@@ -11,5 +11,5 @@ ROLE_COLOURS: dict[Role, str] = {
     "elementwise": "#E69F00",
     "sampling": "#56B4E9",
 }
-FLOOR_COLOUR, IDLE_COLOUR, UNEXPLAINED_COLOUR, STEP_COLOUR = "#8A8F98", "#D55E00", "#F0E442", "#4D535B"
+FLOOR_COLOUR, IDLE_COLOUR, UNEXPLAINED_COLOUR, STEP_COLOUR = "#8A8F98", "#D55E00", "#F0E442", "#6E7781"
 TERM_COLOURS: dict[str, str] = {name: ROLE_COLOURS[role] for role, name, _ in EXCESS} | {IDLE[0]: IDLE_COLOUR}

@@ -107,7 +107,7 @@ def _views(anatomy: Anatomy, step: int, drawn: Sequence[Bar], launches: Sequence
     ends = [bar.end_seconds / MICRO for bar in drawn]
     return [
         _view("one decoder block" if knows_layers(anatomy) else "about one block", first / MICRO, last / MICRO),
-        _view("whole step", min(0.0, *launches[:1]), max(ends)),
+        _view("whole step", min([0.0, *launches]), max(ends)),
     ]
 
 

@@ -29,8 +29,8 @@ CAPTIONS = {
     "2": "Figure 2. The kernels of the middle decoder block in order, those in a row that serve one module as one bar: "
     "time in us, and for those that read weights or the KV cache their bytes and the bandwidth they reach. Left out: "
     "cells whose kernels are known by their names alone.",
-    "3": "Figure 3. When these kernels ran in a traced step, those that overlap below each other; a profiler widens the "
-    "gaps where kernels are launched one by one. Where no layer is known: a layer's share of the step, from its middle.",
+    "3": "Figure 3. When these kernels ran in a traced step, those that overlap below each other; a profiler widens "
+    "the gaps where kernels are launched one by one. Where no layer is known: a layer's share of the step.",
     "4": "Figure 4. The whole step by owner, of the anatomy with the median step: left in time, right as parts of the "
     "step. Grey: the floor at the paired ceiling. What passes the black line was predicted and not timed: unexplained "
     "below zero. Hatched, if shown: the study's published anatomy, whose compute is below every byte floor.",
