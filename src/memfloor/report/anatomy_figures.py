@@ -153,7 +153,7 @@ def _published_stack() -> _Stack:
 
 def _is_published(anatomy: Anatomy) -> bool:
     cell, study = anatomy.cell, published()
-    return cell.spec.name == study["model"] and cell.workload.context_len == study["context_len"]
+    return (cell.spec.name, cell.workload.context_len) == (study["model"], study["context_len"])
 
 
 def _draw_stack(axes: Axes, row: int, stack: _Stack, unit_seconds: float) -> None:

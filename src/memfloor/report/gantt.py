@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from memfloor.record import Anatomy, Role, StepTrace
+from memfloor.record import Anatomy, Role, StepTrace, TracedKernel
 from memfloor.report.colours import IDLE_COLOUR, ROLE_COLOURS
 from memfloor.report.interactive import Chart, View, plain, wrapped
 from memfloor.report.timeline import Bar, bars, knows_layers, middle_block, typical_step
@@ -13,6 +13,7 @@ from memfloor.units import format_bandwidth, format_bytes, format_seconds
 MICRO = 1e-6
 # Microseconds, to a nanosecond.
 DECIMALS = 3
+NAME_CHARACTERS = 24
 # Parts of a view's length that are shown before and after it.
 MARGIN = 0.03
 
@@ -29,7 +30,8 @@ def gantt(anatomy: Anatomy) -> Chart:
     launches = _launches(trace, step)
     traces = [_role_trace(role, by_role[role]) for role in ROLE_COLOURS if role in by_role]
     names = ["kernels" if trace.device == "cuda" else "operators"]
-    names += ["overlapping" if trace.device == "cuda" else "called"] * (rows - 1)
+    below = "overlapping" if trace.device == "cuda" else "called"
+    names += [below if row == 1 else "" for row in range(1, rows)]
     if launches:
         traces.append(_launch_trace(launches, rows))
         names.append("launches")
@@ -61,7 +63,7 @@ def _role_trace(role: Role, drawn: Sequence[Bar]) -> dict[str, Any]:
         "x": [_microseconds(bar.seconds) for bar in drawn],
         "base": [_microseconds(bar.start_seconds) for bar in drawn],
         "marker": {"color": ROLE_COLOURS[role], "line": {"width": 0}},
-        "text": [plain(bar.kernel.op.removeprefix("aten::")) for bar in drawn],
+        "text": [plain(_short_name(bar.kernel)) for bar in drawn],
         "textposition": "inside",
         "insidetextanchor": "middle",
         "textangle": 0,
@@ -93,11 +95,19 @@ def _hover(bar: Bar) -> str:
     place = [kernel.op, *([kernel.scope] if kernel.scope not in ("", kernel.op) else [])]
     if kernel.layer is not None:
         place.append(f"layer {kernel.layer}")
-    lines = [f"<b>{wrapped(kernel.name, 2)}</b>", plain(", ".join(place)), format_seconds(bar.seconds)]
+    lines = [f"<b>{wrapped(kernel.name, 2)}</b>", wrapped(", ".join(place), 2), format_seconds(bar.seconds)]
     if kernel.read_bytes:
         rate = f", {format_bandwidth(kernel.read_bytes / bar.seconds)}" if bar.seconds else ""
         lines.append(f"{format_bytes(kernel.read_bytes)}{rate}")
     return "<br>".join(lines)
+
+
+def _short_name(kernel: TracedKernel) -> str:
+    """Return what stands in a bar: the module of a product, the operator of anything else, or the kernel's own name."""
+    if kernel.role == "weights" and kernel.scope:
+        return kernel.scope.rpartition(".")[2]
+    known = kernel.op if kernel.scope or kernel.op.startswith("aten::") else kernel.name
+    return known.removeprefix("aten::")[:NAME_CHARACTERS]
 
 
 def _views(anatomy: Anatomy, step: int, drawn: Sequence[Bar], launches: Sequence[float]) -> list[View]:
