@@ -78,7 +78,7 @@ class Page(HTMLParser):
 
 
 def test_the_bars_of_a_waterfall_add_up_to_the_timed_step(traced):
-    anatomies = [traced(us) for us in (12.0, 30.0, 14.0)]
+    anatomies = [traced(us) for us in (12.0, 30.0, 14.0, 20.0)]
     [bars] = waterfall(make_ledger(anatomies)).traces
     assert bars["y"][0::8] == ["floor", "step, timed"]
     assert sum(bars["x"][:-1]) == pytest.approx(0.014, abs=1e-5)
@@ -146,6 +146,12 @@ def test_names_from_records_stay_text(traced):
     # The one tag is the label's own.
     assert shown[0].replace("<b>", "").replace("</b>", "").replace("<br>", "").count("<") == 0
     assert plain("<a href='x'>&") == "&lt;a href='x'&gt;&amp;"
+
+
+def test_an_embedded_chart_cannot_end_its_element():
+    embedded = Chart([{"name": HOSTILE}], {}, 100, "").embedded
+    assert "<" not in embedded
+    assert json.loads(embedded)["traces"] == [{"name": HOSTILE}]
 
 
 def test_a_number_that_is_not_finite_is_refused():
