@@ -1,7 +1,7 @@
 import pytest
 
 from memfloor.record import StepTrace, TracedKernel
-from memfloor.report.block import block_parts, same_parts
+from memfloor.report.block import block_parts, same_blocks
 from memfloor.report.ledger import make_ledgers
 from memfloor.report.timeline import bars, middle_block, slowest_first, typical, typical_step
 
@@ -71,6 +71,6 @@ def test_kernels_in_a_row_that_serve_one_module_are_one_part(block):
     assert parts == [("norm (2 kernels)", 3.0, 0), ("q_proj (2 kernels)", 7.0, 4), ("add", 5.0, 0)]
 
 
-def test_cells_that_run_the_same_parts_are_drawn_once(block):
+def test_cells_that_call_the_same_are_drawn_once(block):
     eager, graph, int8 = block(), block(options={"launch": "graph"}), block(weight_bytes=2)
-    assert same_parts([eager, int8, graph]) == [[eager, graph], [int8]]
+    assert same_blocks([eager, int8, graph]) == [[eager, graph], [int8]]

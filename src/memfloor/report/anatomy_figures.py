@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from memfloor.record import Anatomy
-from memfloor.report.block import Part, block_parts, same_parts
+from memfloor.report.block import Part, block_parts, same_blocks
 from memfloor.report.colours import FLOOR_COLOUR, IDLE_COLOUR, ROLE_COLOURS, TERM_COLOURS, UNEXPLAINED_COLOUR
-from memfloor.report.figures import STYLE
+from memfloor.report.figures import STYLE, beside
 from memfloor.report.ledger import entries_of, make_ledgers
 from memfloor.report.paper import published
 from memfloor.report.tables import runtime_label
@@ -29,7 +29,7 @@ def block_sequence(anatomies: Sequence[Anatomy]) -> Figure:
 
     Kernels in a row that belong to one module and role are one bar; cells that run the same are one panel.
     """
-    panels = sorted(same_parts(_drawn(anatomies)), key=lambda panel: -len(block_parts(panel[0])))
+    panels = sorted(same_blocks(_drawn(anatomies)), key=lambda panel: -len(block_parts(panel[0])))
     columns = min(2, len(panels))
     grid = [panels[first : first + columns] for first in range(0, len(panels), columns)]
     with mpl.rc_context(STYLE):
@@ -71,9 +71,7 @@ def step_anatomy(anatomies: Sequence[Anatomy]) -> Figure:
         left, right = figure.subplots(1, 2, sharey=True)
         for row, stack in enumerate(bars_drawn):
             _draw_stack(left, row, stack, MILLI)
-            left.text(
-                stack.step_seconds / MILLI, row, f"  {stack.step_seconds / MILLI:.4g}", va="center", fontsize=SMALL
-            )
+            beside(left, stack.step_seconds / MILLI, row, f"{stack.step_seconds / MILLI:.4g}", SMALL)
             _draw_stack(right, row, stack, stack.step_seconds / 100)
         left.set_yticks(range(len(bars_drawn)), [stack.label for stack in bars_drawn], fontsize=SMALL)
         left.invert_yaxis()
@@ -97,7 +95,7 @@ def _draw_parts(axes: Axes, parts: Sequence[Part]) -> None:
     times = [part.seconds / MICRO for part in parts]
     axes.barh(range(len(parts)), times, color=[ROLE_COLOURS[part.role] for part in parts])
     for row, (part, time) in enumerate(zip(parts, times, strict=True)):
-        axes.text(time, row, f" {_part_text(part)}", va="center", fontsize=SMALL)
+        beside(axes, time, row, _part_text(part), SMALL)
     axes.set_yticks(range(len(parts)), [part.label for part in parts], fontsize=SMALL)
     axes.invert_yaxis()
     # Room for the text beside the longest bar.

@@ -34,16 +34,16 @@ def block_parts(anatomy: Anatomy) -> list[Part]:
     return [_part(role, name, list(kernels)) for (role, name), kernels in groups]
 
 
-def same_parts(anatomies: Sequence[Anatomy]) -> list[list[Anatomy]]:
-    """Group the cells on one device whose blocks have the same parts; those that know no layers are left out.
+def same_blocks(anatomies: Sequence[Anatomy]) -> list[list[Anatomy]]:
+    """Group the cells on one device whose blocks call the same operators; those that know no layers are left out.
 
     If none knows its layers, all are kept.
     """
     known = [anatomy for anatomy in anatomies if knows_layers(anatomy)] or list(anatomies)
     groups: dict[tuple[object, ...], list[Anatomy]] = {}
     for anatomy in known:
-        parts = ((part.label, part.read_bytes) for part in block_parts(anatomy))
-        groups.setdefault((anatomy.environment.device.name, *parts), []).append(anatomy)
+        calls = ((kernel.op, kernel.scope, kernel.read_bytes) for kernel in middle_block(anatomy))
+        groups.setdefault((anatomy.environment.device.name, *calls), []).append(anatomy)
     return list(groups.values())
 
 

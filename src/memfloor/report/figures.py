@@ -79,6 +79,12 @@ def save(figure: Figure, target: Path | TextIO, file_format: str) -> None:
         figure.savefig(target, format=file_format, dpi=160, metadata=metadata)
 
 
+def beside(axes: Axes, value: float, row: int, text: str, size: int) -> None:
+    """Write what a bar says to the right of its end."""
+    # Not with leading blanks, which a browser takes out of an SVG.
+    axes.annotate(text, (value, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=size)
+
+
 FIGURES: dict[str, Callable[[Sequence[CellSummary]], Figure]] = {"1": ladder, "runs": run_distributions}
 
 
@@ -112,12 +118,12 @@ def _draw_times(axes: Axes, summaries: Sequence[CellSummary], reference: Sequenc
         bandwidth = summary.peak_bytes_per_second or summary.ceiling_bytes_per_second.value
         axes.barh(row, milliseconds, color=MEASURED)
         axes.plot([fraction.total_bytes / bandwidth * 1e3] * 2, [row - 0.4, row + 0.4], color=FLOOR, linewidth=2)
-        axes.text(milliseconds, row, f"  {milliseconds:.4g}", va="center", fontsize=9)
+        beside(axes, milliseconds, row, f"{milliseconds:.4g}", 9)
     for row, cell in enumerate(reference, len(summaries)):
         milliseconds = cell.implied_step_seconds["paper"] * 1e3
         axes.barh(row, milliseconds, color=PUBLISHED)
         axes.plot([milliseconds * cell.fraction] * 2, [row - 0.4, row + 0.4], color=FLOOR, linewidth=2)
-        axes.text(milliseconds, row, f"  {milliseconds:.4g}", va="center", fontsize=9)
+        beside(axes, milliseconds, row, f"{milliseconds:.4g}", 9)
     axes.set_xlabel("step time, ms (orange: floor)")
     axes.margins(x=0.15)
 

@@ -92,10 +92,12 @@ def _launches(trace: StepTrace, step: int) -> list[float]:
 
 def _hover(bar: Bar) -> str:
     kernel = bar.kernel
-    place = [kernel.op, *([kernel.scope] if kernel.scope not in ("", kernel.op) else [])]
+    # On a CPU the kernel is the operator, and in a plan the operator the module: none is said twice.
+    place = [name for name in dict.fromkeys((kernel.op, kernel.scope)) if name not in ("", kernel.name)]
     if kernel.layer is not None:
         place.append(f"layer {kernel.layer}")
-    lines = [f"<b>{wrapped(kernel.name, 2)}</b>", wrapped(", ".join(place), 2), format_seconds(bar.seconds)]
+    said = [f"<b>{wrapped(kernel.name, 2)}</b>", wrapped(", ".join(place), 2), format_seconds(bar.seconds)]
+    lines = [line for line in said if line]
     if kernel.read_bytes:
         rate = f", {format_bandwidth(kernel.read_bytes / bar.seconds)}" if bar.seconds else ""
         lines.append(f"{format_bytes(kernel.read_bytes)}{rate}")
