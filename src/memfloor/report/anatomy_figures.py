@@ -74,7 +74,7 @@ def step_anatomy(anatomies: Sequence[Anatomy]) -> Figure:
             beside(left, stack.step_seconds / MILLI, row, f"{stack.step_seconds / MILLI:.4g}", SMALL)
             _draw_stack(right, row, stack, stack.step_seconds / 100)
         left.set_yticks(range(len(bars_drawn)), [stack.label for stack in bars_drawn], fontsize=SMALL)
-        left.invert_yaxis()
+        left.set_ylim(len(bars_drawn) - 0.4, -0.6)
         left.set_xlim(0, 1.2 * max(stack.step_seconds for stack in bars_drawn) / MILLI)
         left.set_xlabel("ms a step; black: the timed step")
         right.set_xlabel("% of the timed step")

@@ -19,7 +19,7 @@ from memfloor.report.figures import FIGURES, save
 from memfloor.report.interactive import scripts
 from memfloor.report.ledger import LEDGER_COLUMNS
 from memfloor.report.sentences import cautions, headline
-from memfloor.report.summary import CellSummary, summarise
+from memfloor.report.summary import CellSummary, InvalidCell, summarise
 from memfloor.report.tables import CELL_COLUMNS, cell_row, invalid_row
 from memfloor.spec import model_names, unquantized
 
@@ -73,8 +73,7 @@ def render(
         else "Anatomies, and no plain runs.",
         cautions=cautions(summaries),
         columns=CELL_COLUMNS,
-        rows=[cell_row(summary) for summary in summaries],
-        invalid=[invalid_row(cell) for cell in invalid],
+        tables=_tables(summaries, invalid),
         figures=_figures(summaries),
         ledger_columns=LEDGER_COLUMNS,
         ledgers=ledger_sections(anatomies, folder),
@@ -162,6 +161,21 @@ def _figures(summaries: Sequence[CellSummary]) -> list[tuple[str, str]]:
     if not summaries:
         return []
     return [(figure_svg(draw(summaries)), CAPTIONS[name]) for name, draw in FIGURES.items()]
+
+
+def _tables(
+    summaries: Sequence[CellSummary], invalid: Sequence[InvalidCell]
+) -> list[tuple[str, list[list[str]], list[list[str]]]]:
+    """Return for each device its name, the rows of its cells and those of its cells without times."""
+    rows: dict[str, list[list[str]]] = defaultdict(list)
+    lost: dict[str, list[list[str]]] = defaultdict(list)
+    for summary in summaries:
+        rows[summary.device.name].append(cell_row(summary))
+    for cell in invalid:
+        # What failed before it had a device is told with those of the only one, if there is one.
+        named = cell.device.name if cell.device else next(iter(rows)) if len(rows) == 1 else "no device"
+        lost[named].append(invalid_row(cell))
+    return [(name, rows[name], lost[name]) for name in dict.fromkeys((*rows, *lost))]
 
 
 def _environments(taken: Sequence[Timed]) -> list[dict[str, str]]:
