@@ -15,6 +15,7 @@ from memfloor.report.ledger import entries_of, make_ledger
 from memfloor.report.page import render
 from memfloor.report.waterfall import waterfall
 
+PLOTLY = get_plotlyjs()
 HOSTILE = "</script><img src=x onerror=alert(1)><!--<script>%{y}"
 TIMES = {"gemm": (0.0, 5.0), "attend": (4.0, 3.0), "norm": (9.0, 0.5)}
 ROLES = {"gemm": "weights", "attend": "attention", "norm": "elementwise"}
@@ -58,7 +59,7 @@ class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.tags, self.outside, self.scripts, self._open = [], [], [], None
-        self.feed(text.replace(get_plotlyjs(), "plotly"))
+        self.feed(text.replace(PLOTLY, "plotly"))
 
     def handle_starttag(self, tag, attributes):
         named = dict(attributes)
@@ -119,19 +120,19 @@ def test_plotly_takes_the_charts(traced):
         assert len(figure.data) == len(chart.traces)
 
 
-def test_the_page_carries_its_charts_and_the_script_once(traced):
-    text = render([], [], Path("somewhere"), [traced()])
+def test_the_page_carries_its_charts_and_the_script_once_and_names_the_traces(traced, tmp_path):
+    anatomy = traced()
+    (tmp_path / f"step-{anatomy.record_id}.trace.json.gz").write_bytes(b"")
+    (tmp_path / "step-of-another.trace.json.gz").write_bytes(b"")
+    text = render([], [], tmp_path, [anatomy])
     page = Page(text)
     assert len(page.charts()) == 2
     assert [data.strip()[:6] for kind, data in page.scripts if kind == "run"] == ["plotly", "// Dra"]
-    assert text.count(get_plotlyjs()) == 1
+    assert text.count(PLOTLY) == 1
     assert page.outside == []
     assert "default-src 'none'" in text
-
-
-def test_a_page_without_anatomies_has_no_script(make_run):
-    text = render([make_run()], [], Path("somewhere"))
-    assert "<script" not in text
+    assert f"step-{anatomy.record_id}.trace.json.gz</code>" in text
+    assert "step-of-another" not in text
 
 
 def test_names_from_records_stay_text(traced):
@@ -157,12 +158,3 @@ def test_an_embedded_chart_cannot_end_its_element():
 def test_a_number_that_is_not_finite_is_refused():
     with pytest.raises(ValueError, match="not JSON compliant"):
         _ = Chart([{"x": [float("nan")]}], {}, 100, "").embedded
-
-
-def test_the_page_says_where_the_traces_lie(traced, tmp_path):
-    anatomy = traced()
-    (tmp_path / f"step-{anatomy.record_id}.trace.json.gz").write_bytes(b"")
-    (tmp_path / "step-of-another.trace.json.gz").write_bytes(b"")
-    text = render([], [], tmp_path, [anatomy])
-    assert f"step-{anatomy.record_id}.trace.json.gz</code>" in text
-    assert "step-of-another" not in text
