@@ -32,7 +32,7 @@ class TraceJob(BaseModel):
         cell: What is decoded and how.
         seed: Of weights and cache.
         steps: Steps to trace.
-        path: Where the trace goes; it must end in .json.gz.
+        path: Where the trace goes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

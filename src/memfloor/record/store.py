@@ -73,23 +73,6 @@ class Store:
             draft.unlink(missing_ok=True)
         return path
 
-    def read(self) -> tuple[list[Run | Failure | Skip], list[UnreadableFile]]:
-        """Return every run, failure and skip below the folder, oldest first, and the JSON files that are no record.
-
-        Raises:
-            UsageError: The folder does not exist.
-        """
-        records, unreadable = self._read_all()
-        return [record for record in records if not isinstance(record, Anatomy)], unreadable
-
-    def anatomies(self) -> list[Anatomy]:
-        """Return every anatomy below the folder, oldest first.
-
-        Raises:
-            UsageError: The folder does not exist.
-        """
-        return [record for record in self._read_all()[0] if isinstance(record, Anatomy)]
-
     def trace_path(self, record_id: str, what: str) -> Path:
         """Return where the trace of an anatomy goes, which Perfetto opens.
 
@@ -106,6 +89,23 @@ class Store:
             record_id = path.name.removesuffix(TRACE_SUFFIX).rpartition("-")[2]
             found.setdefault(record_id, []).append(path)
         return found
+
+    def read(self) -> tuple[list[Run | Failure | Skip], list[UnreadableFile]]:
+        """Return every run, failure and skip below the folder, oldest first, and the JSON files that are no record.
+
+        Raises:
+            UsageError: The folder does not exist.
+        """
+        records, unreadable = self._read_all()
+        return [record for record in records if not isinstance(record, Anatomy)], unreadable
+
+    def anatomies(self) -> list[Anatomy]:
+        """Return every anatomy below the folder, oldest first.
+
+        Raises:
+            UsageError: The folder does not exist.
+        """
+        return [record for record in self._read_all()[0] if isinstance(record, Anatomy)]
 
     def _read_all(self) -> tuple[list[Record], list[UnreadableFile]]:
         if not self.folder.is_dir():
