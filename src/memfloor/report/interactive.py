@@ -16,6 +16,11 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 HOVER_CHARACTERS = 56
+ELEMENT = Markup(
+    '<figure class="chart"><div class="plot" role="img" aria-label="{}" style="height: {}px"></div>\n'
+    '<script type="application/json">{}</script>\n'
+    "<figcaption>{}</figcaption></figure>"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,14 @@ class Chart:
         views = [{"label": view.label, "range": [view.start, view.end]} for view in self.views]
         data = {"traces": self.traces, "layout": self.layout, "views": views}
         return htmlsafe_json_dumps(data, separators=(",", ":"), allow_nan=False)
+
+    def element(self, label: str) -> Markup:
+        """Return the chart as an element of the page, which charts.js draws.
+
+        Args:
+            label: What it is, for those who do not see it; plain text.
+        """
+        return ELEMENT.format(label, self.height_px, self.embedded, self.caption)
 
 
 def plain(text: str) -> str:
