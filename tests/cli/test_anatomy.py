@@ -14,6 +14,7 @@ def test_an_anatomy_adds_up_and_is_kept(shell, tiny_model, tmp_path, runtime):
     ledger = json.loads(done.out)
     anatomies = Store(tmp_path).anatomies()
     assert len(anatomies) == 2
+    assert set(Store(tmp_path).trace_files()) == {anatomy.record_id for anatomy in anatomies}
     assert {bool(anatomy.twin) for anatomy in anatomies} == {runtime != "engine"}
     assert {entry["term"] for entry in ledger["ledger"]} >= {"weight products", "attention", "host and launch"}
     assert ledger["verdict"] == "explained" or ledger["verdict"].startswith("refused: ")
@@ -30,6 +31,7 @@ def test_the_table_names_owner_time_share_and_remedy(shell, tiny_model, tmp_path
         "unexplained",
         "step, timed",
         "what would remove it",
+        ".trace.json.gz",
     ):
         assert words in done.out
 

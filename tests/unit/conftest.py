@@ -3,6 +3,7 @@ import uuid
 import pytest
 
 from memfloor.record import (
+    Anatomy,
     CeilingReading,
     Cell,
     DeviceInfo,
@@ -85,6 +86,19 @@ def make_run():
             ),
             path=ObservedPath(operators={"aten::mm": 3}, facts={"attention_implementation": "sdpa"}),
         )
+
+    return make
+
+
+@pytest.fixture
+def anatomy_of(make_run, make_cell):
+    def make(step_seconds, trace, issue_seconds=None, twin_seconds=(), twin_trace=None, block=0):
+        run = make_run(step_seconds=(step_seconds,) * 3, block=block, cell=make_cell(device=trace.device))
+        fields = run.model_dump(exclude={"kind", "steps"})
+        steps = [Step(phase="warmup", host_seconds=9.0, issue_seconds=issue_seconds)]
+        steps += [Step(phase="timed", host_seconds=step_seconds, issue_seconds=issue_seconds)] * 3
+        twin = [Step(phase="timed", host_seconds=seconds) for seconds in twin_seconds]
+        return Anatomy(**fields, steps=steps, trace=trace, twin=twin, twin_trace=twin_trace)
 
     return make
 

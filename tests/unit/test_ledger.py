@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from memfloor.record import Anatomy, Step, StepTrace, Store, TracedKernel
-from memfloor.report.anatomy_figures import ANATOMY_FIGURES, middle_block
+from memfloor.record import StepTrace, Store, TracedKernel
+from memfloor.report.anatomy_figures import ANATOMY_FIGURES
 from memfloor.report.ledger import entries_of, exclusive_seconds, gap_seconds, make_ledger, queued_seconds
 from memfloor.report.page import figure_svg, render
 
@@ -61,19 +61,6 @@ class SyntheticRuntime:
             launches={},
             labelled="modules",
         )
-
-
-@pytest.fixture
-def anatomy_of(make_run, make_cell):
-    def make(step_seconds, trace, issue_seconds=None, twin_seconds=(), twin_trace=None, block=0):
-        run = make_run(step_seconds=(step_seconds,) * 3, block=block, cell=make_cell(device=trace.device))
-        fields = run.model_dump(exclude={"kind", "steps"})
-        steps = [Step(phase="warmup", host_seconds=9.0, issue_seconds=issue_seconds)]
-        steps += [Step(phase="timed", host_seconds=step_seconds, issue_seconds=issue_seconds)] * 3
-        twin = [Step(phase="timed", host_seconds=seconds) for seconds in twin_seconds]
-        return Anatomy(**fields, steps=steps, trace=trace, twin=twin, twin_trace=twin_trace)
-
-    return make
 
 
 def cpu_trace(seconds, step_seconds, labelled="modules"):
@@ -199,14 +186,6 @@ def test_each_figure_of_anatomies_is_drawn_and_names_the_cell(two_anatomies):
         assert svg.startswith("<svg"), name
         assert "tiny hf-eager 512" in svg
         assert figure_svg(draw(two_anatomies)) == svg
-
-
-def test_the_middle_block_is_that_layer_or_all_kernels(two_anatomies):
-    anatomy = two_anatomies[0]
-    assert len(middle_block(anatomy)) == 45
-    kernels = [kernel.model_copy(update={"layer": n % 2}) for n, kernel in enumerate(anatomy.trace.kernels)]
-    layered = anatomy.model_copy(update={"trace": anatomy.trace.model_copy(update={"kernels": tuple(kernels)})})
-    assert middle_block(layered) == kernels[1::2]
 
 
 def test_the_page_shows_each_ledger_with_or_without_plain_runs(two_anatomies, make_run):

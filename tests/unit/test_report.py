@@ -259,3 +259,11 @@ def test_sql_over_nothing_gives_no_rows():
 def test_sql_that_is_wrong_or_reaches_outside_is_refused(make_run, sql):
     with pytest.raises(UsageError, match=r"tables: runs\("):
         run_query([make_run()], sql)
+
+
+def test_each_device_has_a_table_of_its_own(make_run, make_failure, make_cell, tmp_path):
+    lost = make_failure(cell=make_cell(2048), device=H200)
+    page = render([make_run(), make_run(device_name="Other CPU"), lost], [], tmp_path)
+    titles = [part.partition("</h3>")[0] for part in page.split("<h3>")[1:]]
+    assert titles == ["Other CPU", "Some CPU", "NVIDIA H200"]
+    assert "<h3>" not in render([make_run(), make_failure(cell=make_cell(2048))], [], tmp_path)

@@ -60,10 +60,13 @@ def anatomy(
 
 
 def show_ledger(ledger: "Ledger", folder: Path) -> None:
-    """Print a ledger as a table, and below it what checks it."""
+    """Print a ledger as a table, and below it what checks it and where its traces lie."""
     from memfloor.report.ledger import LEDGER_COLUMNS, ledger_checks, ledger_rows
 
     cell = ledger.anatomies[0].cell
     title = f"{cell.spec.name} {runtime_label(cell)}, context {cell.workload.context_len}; records in {folder}"
     print_table(title, LEDGER_COLUMNS, ledger_rows(ledger))
     print_text("\n".join(ledger_checks(ledger)))
+    found = Store(folder).trace_files()
+    paths = [str(path) for anatomy in ledger.anatomies for path in found.get(anatomy.record_id, ())]
+    print_text("\n".join(["Traces that ui.perfetto.dev opens:", *paths]))

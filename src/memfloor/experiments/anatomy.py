@@ -77,8 +77,7 @@ def _take_one(plan: AnatomyPlan, block: int, store: Store, on_phase: Callable[[s
     measured = Measured.model_validate(ask(TIMED_CHILD, job, limit, on_phase).need("measured"))
 
     def trace(of: Cell, what: str) -> StepTrace:
-        path = store.folder / f"{what}-{record_id}.trace.json.gz"
-        return trace_cell(of, seed, plan.traced_steps, path, limit, on_phase)
+        return trace_cell(of, seed, plan.traced_steps, store.trace_path(record_id, what), limit, on_phase)
 
     return Anatomy(
         record_id=record_id,

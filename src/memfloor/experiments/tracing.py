@@ -14,6 +14,7 @@ from memfloor.runtimes.protocol import TracedParts
 from memfloor.trace.capture import WARM_STEPS, annotated, capture_steps
 from memfloor.trace.kineto import read_trace
 from memfloor.trace.labels import Label, label_by_modules, label_by_names, label_by_plan
+from memfloor.trace.perfetto import write_calls
 from memfloor.trace.steps import TracedStep, cut_steps
 
 SETTLING_STEPS = 3
@@ -21,6 +22,7 @@ SETTLING_STEPS = 3
 NAME_CHARACTERS = 120
 # Traces give nanoseconds; what lies beyond is noise of the sums.
 DECIMALS = 10
+OWN_CLOCK = "the engine's own clock"
 
 
 class TraceJob(BaseModel):
@@ -93,8 +95,10 @@ def _clocked(parts: TracedParts, timed_step: Callable[[], list[float]], job: Tra
         )
         for index, label in enumerate(labels)
     )
+    process = f"{job.cell.spec.name} {job.cell.runtime_text}, context {job.cell.workload.context_len}"
+    write_calls(job.path, kernels, OWN_CLOCK, process)
     return StepTrace(
-        tool="the engine's own clock",
+        tool=OWN_CLOCK,
         device="cpu",
         step_seconds=tuple(map(sum, steps)),
         kernels=kernels,

@@ -17,6 +17,7 @@ from memfloor.record.comparison import ArmObservation, Comparison
 from memfloor.record.schema import SCHEMA_VERSION, Failure, Run, Skip
 
 Record = Run | Failure | Skip | Anatomy | Comparison | ArmObservation
+TRACE_SUFFIX = ".trace.json.gz"
 _ADAPTER: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
 
@@ -73,6 +74,23 @@ class Store:
             # Also after an interrupt; a draft that has become the record is not there any more.
             draft.unlink(missing_ok=True)
         return path
+
+    def trace_path(self, record_id: str, what: str) -> Path:
+        """Return where the trace of an anatomy goes, which Perfetto opens.
+
+        Args:
+            record_id: The anatomy's.
+            what: What was traced, `step` or `twin`.
+        """
+        return self.folder / f"{what}-{record_id}{TRACE_SUFFIX}"
+
+    def trace_files(self) -> dict[str, list[Path]]:
+        """Return the traces below the folder by the anatomy they belong to; not every folder keeps them."""
+        found: dict[str, list[Path]] = {}
+        for path in sorted(self.folder.rglob(f"*{TRACE_SUFFIX}")):
+            record_id = path.name.removesuffix(TRACE_SUFFIX).rpartition("-")[2]
+            found.setdefault(record_id, []).append(path)
+        return found
 
     def read(self) -> tuple[list[Run | Failure | Skip], list[UnreadableFile]]:
         """Return every run, failure and skip below the folder, oldest first, and the JSON files that are no record.

@@ -15,6 +15,8 @@ from memfloor.report.tables import runtime_label
 # Blue and orange of the Okabe-Ito palette, told apart by every reader, and a grey for what others measured.
 MEASURED = "#0072B2"
 FLOOR = "#D55E00"
+# Text that crosses the line of the floor stays readable.
+CLEAR = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
 PUBLISHED = "#8A8F98"
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -41,7 +43,7 @@ def ladder(summaries: Sequence[CellSummary]) -> Figure:
         _draw_fractions(left, summaries, reference)
         _draw_times(right, summaries, reference)
         left.set_yticks(range(len(labels)), labels)
-        left.invert_yaxis()
+        left.set_ylim(len(labels) - 0.4, -0.6)
     return figure
 
 
@@ -65,7 +67,7 @@ def run_distributions(summaries: Sequence[CellSummary]) -> Figure:
             axes.set_ylim(bottom=0)
             axes.set_xticks(range(1, len(summary.runs) + 1))
             axes.set_ylabel("step, ms")
-            axes.set_title(_measured_label(summary).replace("\n", " "), loc="left", fontsize=10)
+            axes.set_title(_measured_label(summary).replace("\n", " "), loc="left", fontsize=8)
         figure.supxlabel(
             "run (dots: timed steps in order; blue: median; orange: floor at the run's own ceiling)", size=10
         )
@@ -77,6 +79,12 @@ def save(figure: Figure, target: Path | TextIO, file_format: str) -> None:
     metadata = {"Date": None} if file_format == "svg" else None
     with mpl.rc_context(STYLE):
         figure.savefig(target, format=file_format, dpi=160, metadata=metadata)
+
+
+def beside(axes: Axes, value: float, row: int, text: str, size: int) -> None:
+    """Write what a bar says to the right of its end."""
+    # Not with leading blanks, which a browser takes out of an SVG.
+    axes.annotate(text, (value, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=size)
 
 
 FIGURES: dict[str, Callable[[Sequence[CellSummary]], Figure]] = {"1": ladder, "runs": run_distributions}
@@ -95,10 +103,13 @@ def _draw_fractions(axes: Axes, summaries: Sequence[CellSummary], reference: Seq
             f"{100 * shown.value:.0f} % of {'peak' if fraction.peak else 'ceiling'}",
             va="center",
             fontsize=9,
+            bbox=CLEAR,
         )
     for row, cell in enumerate(reference, len(summaries)):
         axes.barh(row, cell.fraction, color=PUBLISHED)
-        axes.text(cell.fraction + 0.02, row, f"{100 * cell.fraction:.0f} % of peak", va="center", fontsize=9)
+        axes.text(
+            cell.fraction + 0.02, row, f"{100 * cell.fraction:.0f} % of peak", va="center", fontsize=9, bbox=CLEAR
+        )
     axes.axvline(1.0, color=FLOOR, linewidth=1.2)
     axes.set_xlim(0, 1.25)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0])
@@ -112,12 +123,12 @@ def _draw_times(axes: Axes, summaries: Sequence[CellSummary], reference: Sequenc
         bandwidth = summary.peak_bytes_per_second or summary.ceiling_bytes_per_second.value
         axes.barh(row, milliseconds, color=MEASURED)
         axes.plot([fraction.total_bytes / bandwidth * 1e3] * 2, [row - 0.4, row + 0.4], color=FLOOR, linewidth=2)
-        axes.text(milliseconds, row, f"  {milliseconds:.4g}", va="center", fontsize=9)
+        beside(axes, milliseconds, row, f"{milliseconds:.4g}", 9)
     for row, cell in enumerate(reference, len(summaries)):
         milliseconds = cell.implied_step_seconds["paper"] * 1e3
         axes.barh(row, milliseconds, color=PUBLISHED)
         axes.plot([milliseconds * cell.fraction] * 2, [row - 0.4, row + 0.4], color=FLOOR, linewidth=2)
-        axes.text(milliseconds, row, f"  {milliseconds:.4g}", va="center", fontsize=9)
+        beside(axes, milliseconds, row, f"{milliseconds:.4g}", 9)
     axes.set_xlabel("step time, ms (orange: floor)")
     axes.margins(x=0.15)
 

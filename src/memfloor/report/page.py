@@ -14,20 +14,26 @@ import memfloor
 from memfloor.errors import UsageError
 from memfloor.record import Anatomy, Failure, Protocol, Run, Skip, Timed, UnreadableFile
 from memfloor.report.anatomy_figures import ANATOMY_FIGURES
+from memfloor.report.anatomy_section import ledger_sections
 from memfloor.report.figures import FIGURES, save
-from memfloor.report.ledger import LEDGER_COLUMNS, Ledger, ledger_checks, ledger_rows, make_ledgers
+from memfloor.report.interactive import scripts
+from memfloor.report.ledger import LEDGER_COLUMNS
 from memfloor.report.sentences import cautions, headline
-from memfloor.report.summary import CellSummary, summarise
-from memfloor.report.tables import CELL_COLUMNS, cell_row, invalid_row, runtime_label
+from memfloor.report.summary import CellSummary, InvalidCell, summarise
+from memfloor.report.tables import CELL_COLUMNS, cell_row, invalid_row
 from memfloor.spec import model_names, unquantized
 
 CAPTIONS = {
     "1": "Figure 1. Achieved fraction of the floor (streamed bytes), left, and step time, right. Grey: the study's "
     "published cells at context 2048, a reference that was not measured here; its fractions count all parameters.",
-    "2": "Figure 2. The kernels of the middle decoder block in order: time, and for those that read weights or the KV "
-    "cache their bytes and the bandwidth they reach.",
-    "3": "Figure 3. When these kernels ran in the first traced step; a profiler widens the gaps of eager steps.",
-    "4": "Figure 4. The whole step by owner. Grey: the floor at the paired ceiling.",
+    "2": "Figure 2. The kernels of the middle decoder block in order, those in a row that serve one module as one bar: "
+    "time in us, and for those that read weights or the KV cache their bytes and the bandwidth they reach. Left out: "
+    "cells whose kernels are known by their names alone.",
+    "3": "Figure 3. When these kernels ran in a traced step, those that overlap below each other; a profiler widens "
+    "the gaps where kernels are launched one by one. Where no layer is known: a layer's share of the step.",
+    "4": "Figure 4. The whole step by owner, of the anatomy with the median step: left in time, right as parts of the "
+    "step. Grey: the floor at the paired ceiling. What passes the black line was predicted and not timed: unexplained "
+    "below zero. Hatched, if shown: the study's published anatomy, whose compute is below every byte floor.",
     "runs": "Every timed step of every run. A run is one fresh process and the unit of resampling.",
 }
 
@@ -75,18 +81,18 @@ def render(
         else "Anatomies, and no plain runs.",
         cautions=cautions(summaries),
         columns=CELL_COLUMNS,
-        rows=[cell_row(summary) for summary in summaries],
-        invalid=[invalid_row(cell) for cell in invalid],
+        tables=_tables(summaries, invalid),
         figures=_figures(summaries),
         sections=sections,
         ledger_columns=LEDGER_COLUMNS,
-        ledgers=[(_cell_title(item), ledger_rows(item), ledger_checks(item)) for item in make_ledgers(anatomies)],
+        ledgers=ledger_sections(anatomies, folder),
         anatomy_figures=[(figure_svg(draw(anatomies)), CAPTIONS[name]) for name, draw in ANATOMY_FIGURES.items()]
         if anatomies
         else [],
         environments=_environments([*(run for item in summaries for run in item.runs), *anatomies]),
         unreadable=unreadable,
         commands=repeat_commands(summaries),
+        scripts=scripts() if anatomies else [],
     )
 
 
@@ -129,12 +135,6 @@ def repeat_commands(summaries: Sequence[CellSummary]) -> list[str]:
     ]
 
 
-def _cell_title(ledger: Ledger) -> str:
-    cell = ledger.anatomies[0].cell
-    device = ledger.anatomies[0].environment.device.name
-    return f"{cell.spec.name} {runtime_label(cell)}, context {cell.workload.context_len}, {device}"
-
-
 def _model(summary: CellSummary) -> str:
     spec = summary.cell.spec
     return spec.name if spec.name in model_names() else spec.source
@@ -172,6 +172,21 @@ def _figures(summaries: Sequence[CellSummary]) -> list[tuple[str, str]]:
     if not summaries:
         return []
     return [(figure_svg(draw(summaries)), CAPTIONS[name]) for name, draw in FIGURES.items()]
+
+
+def _tables(
+    summaries: Sequence[CellSummary], invalid: Sequence[InvalidCell]
+) -> list[tuple[str, list[list[str]], list[list[str]]]]:
+    """Return for each device its name, the rows of its cells and those of its cells without times."""
+    rows: dict[str, list[list[str]]] = defaultdict(list)
+    lost: dict[str, list[list[str]]] = defaultdict(list)
+    for summary in summaries:
+        rows[summary.device.name].append(cell_row(summary))
+    for cell in invalid:
+        # What failed before it had a device is told with those of the only one, if there is one.
+        named = cell.device.name if cell.device else next(iter(rows)) if len(rows) == 1 else "no device"
+        lost[named].append(invalid_row(cell))
+    return [(name, rows[name], lost[name]) for name in dict.fromkeys((*rows, *lost))]
 
 
 def _environments(taken: Sequence[Timed]) -> list[dict[str, str]]:
