@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import statistics
 import time
 import traceback
@@ -15,7 +16,7 @@ import torch
 import triton
 
 from memfloor.engine.cuda import calls
-from memfloor.engine.cuda.calls import KernelCall
+from memfloor.engine.cuda.calls import Heads, KernelCall
 from memfloor.engine.cuda.launch_shapes import AttentionShape, ProjectionShape, RowShape, default_shapes
 from memfloor.engine.cuda.matrix import Matrix, PackedMatrix, dequantize, quantize
 from memfloor.engine.cuda.model import device_rope
@@ -24,7 +25,7 @@ from memfloor.engine.kernels.dependency import MODES
 from memfloor.engine.kernels.gate_up.reference import gate_up
 from memfloor.engine.kernels.head.reference import head
 from memfloor.engine.kernels.projection.reference import projection
-from memfloor.engine.kernels.qkv.reference import qkv
+from memfloor.engine.kernels.qkv.reference import qkv, turned
 from memfloor.spec import Workload, load_model, weight_format
 
 CONTEXT = 2048
@@ -170,14 +171,21 @@ class Bench:
         self.sums = torch.rand(tiles, device="cuda") * 2 * hidden / tiles
         self.bias = numbers(self.qkv_rows, scale=0.1)
         self.norm_weight = numbers(hidden, scale=0.1) + 1
-        self.heads = numbers(self.qkv_rows, dtype=F32)
+        raw = numbers(self.qkv_rows, dtype=F32)
         # Scores of about one standard deviation, over a cache of small numbers.
-        self.heads[: self.query] *= 50
-        self.heads[self.query :] *= 0.02
+        raw[: self.query] *= 50
+        raw[self.query :] *= 0.02
+        self.raw = raw
         self.position = torch.tensor([CONTEXT], dtype=I32, device="cuda")
         self.rope = device_rope(spec, MAX_LEN, torch.device("cuda"))
         cos, sin = (table[CONTEXT] for table in self.rope)
-        self.rope_row = torch.cat([cos, cos, -sin, sin])
+        self.rope_row = torch.cat([cos, sin])
+        self.heads = Heads(self.turn(raw), None, spec.num_key_value_heads, spec.head_dim)
+
+    def turn(self, raw: torch.Tensor) -> torch.Tensor:
+        """Return raw heads as the QKV kernel leaves them."""
+        spec, (cos, sin) = self.spec, self.rope_row.chunk(2)
+        return turned(raw, spec.num_key_value_heads, cos, sin, None, math.log2(math.e) / spec.head_dim**0.5)[0]
 
     @cached_property
     def pool(self) -> torch.Tensor:
@@ -237,14 +245,15 @@ class Bench:
         hidden = self.spec.hidden_size
         rows = {"eps": EPS, "shape": shape, "pdl": pdl}
         if op == "qkv":
-            return [calls.qkv_call(self.x[:hidden], self.sums, w, self.bias, *out, **rows)]
+            heads = Heads(out[0], None, self.heads.kv_heads, self.heads.head_dim)
+            return [calls.qkv_call(self.x[:hidden], self.sums, w, self.bias, None, self.rope_row, heads, **rows)]
         if op == "gate_up":
             return [calls.gate_up_call(self.x[:hidden], self.sums, w, *out, **rows)]
         if op == "head":
             return [calls.head_call(self.x[:hidden], self.sums, w, *out, **rows)]
         if op == "attention":
             options = {"eps": EPS, "shape": shape, "pdl": pdl}
-            return calls.attention_calls(self.heads, self.position, self.rope_row, None, w, out[0], out[1:], **options)
+            return calls.attention_calls(self.heads, self.position, w, out[0], out[1:], **options)
         x = self.x[: w.shape[1]]
         rest = {"shape": shape, "pdl": pdl}
         return [calls.projection_call(x, w, None, *out[:1], self.norm_weight, *out[1:], **rest)]
@@ -260,10 +269,10 @@ class Bench:
         hidden = self.spec.hidden_size
         w = dequantize(matrix).view(self.shapes[op])
         if op == "attention":
-            out, _, _ = attention_reference.attention(self.heads, CONTEXT, *self.rope, w[0], w[1], None, EPS)
+            out, _, _ = attention_reference.attention(self.raw, CONTEXT, *self.rope, w[0], w[1], None, EPS)
             return out.flatten()
         if op in ("o_proj", "down_proj"):
             return projection(self.x[: w.shape[1]], w, None, torch.zeros(hidden, device="cuda"), self.norm_weight)[0]
         if op == "qkv":
-            return qkv(self.x[:hidden], self.sums, w, self.bias, EPS)
+            return self.turn(qkv(self.x[:hidden], self.sums, w, self.bias, EPS))
         return {"gate_up": gate_up, "head": head}[op](self.x[:hidden], self.sums, w, EPS)

@@ -4,7 +4,6 @@ A sweep compiles some fifty kernels, two seconds each; processes of their own co
 """
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -24,50 +23,27 @@ WORKERS = 12
 
 
 def quantized_candidates(op: str, weights: str) -> list[Shape]:
-    """Return launch shapes of a quantised operation worth timing, the likeliest first; the last are of plain lanes."""
+    """Return launch shapes of a quantised operation worth timing, the likeliest first."""
     narrow = weight_format(weights).bits == 4
     if op in ("o_proj", "down_proj"):
-        cuts = _projection_cuts(op, narrow)
-        return [ProjectionShape(*cut) for cut in cuts]
-    cuts = _gate_up_cuts(narrow) if op == "gate_up" else _row_cuts(narrow)
-    return [RowShape(*cut) for cut in cuts]
+        return [ProjectionShape(*cut, ahead=ahead) for cut in _projection_cuts(narrow) for ahead in _aheads(cut[2])]
+    return [RowShape(*cut) for cut in _row_cuts(narrow)]
 
 
-def _gate_up_cuts(narrow: bool) -> list[tuple]:
+def _row_cuts(narrow: bool) -> list[tuple[int, ...]]:
+    cuts = [(4, 4), (8, 4), (2, 4), (4, 2), (8, 8), (8, 4, 128), (4, 4, 96)]
+    return [(8, 2), *cuts, (16, 4), (16, 8)] if narrow else [*cuts, (2, 2), (1, 4)]
+
+
+def _projection_cuts(narrow: bool) -> list[tuple[int, ...]]:
+    cuts = [(16, 2048, 1, 4), (8, 2048, 2, 4), (16, 2048, 2, 4), (8, 4096, 1, 4), (16, 4096, 1, 8), (16, 2048, 1, 2)]
     if narrow:
-        dots = [(16, 8), (16, 8, 128), (8, 4), (8, 4, 128), (16, 4), (8, 8), (16, 16), (16, 16, 64), (32, 16, 128)]
-    else:
-        dots = [(8, 8), (8, 8, 128), (8, 8, 80), (8, 16), (16, 16), (8, 4)]
-    return [*_with_dot(dots), (4, 4), (8, 8)]
+        return [(16, 4096, 1, 4), (8, 4096, 1, 2), *cuts, (8, 4096, 5, 4), (16, 4096, 2, 4), (32, 2048, 1, 4)]
+    return [*cuts, (8, 2048, 5, 4), (4, 4096, 1, 4), (32, 2048, 1, 8)]
 
 
-def _row_cuts(narrow: bool) -> list[tuple]:
-    if narrow:
-        dots = [(16, 4), (16, 4, 128), (16, 8), (16, 8, 64), (32, 8), (32, 8, 128), (16, 2)]
-    else:
-        dots = [(16, 8), (16, 8, 80), (16, 16), (16, 4), (32, 16)]
-    return [*_with_dot(dots), (8, 4), (4, 4)]
-
-
-def _projection_cuts(op: str, narrow: bool) -> list[tuple]:
-    if op == "o_proj":
-        dots = [(16, 1024, 1, 4), (16, 1024, 1, 2), (16, 2048, 1, 4), (16, 512, 1, 2), (16, 4096, 1, 8)]
-        dots += [(16, 4096, 1, 4), (16, 2048, 1, 8), (32, 1024, 1, 4), (16, 1024, 2, 4), (16, 1024, 4, 4)]
-        return [*_with_dot(dots), (8, 1024, 4, 4), (4, 4096, 1, 4)]
-    if narrow:
-        dots = [(16, 2048, 2, 4), (16, 4096, 1, 4), (16, 4096, 1, 8), (16, 2048, 1, 4), (16, 2048, 1, 4, 128)]
-        dots += [(16, 2048, 2, 4, 128), (16, 2048, 5, 4), (16, 4096, 2, 8), (32, 2048, 1, 8), (16, 1024, 4, 2)]
-    else:
-        dots = [(16, 2048, 1, 4), (16, 2048, 1, 8), (16, 4096, 1, 8), (16, 2048, 2, 4), (16, 2048, 2, 8)]
-        dots += [(16, 1024, 1, 4), (16, 1024, 3, 4), (16, 2048, 5, 8), (32, 1024, 1, 4), (32, 2048, 1, 8)]
-    return [*_with_dot(dots), (8, 4096, 2, 8), (16, 2048, 2, 8)]
-
-
-def _with_dot(cuts: list[tuple]) -> Iterator[tuple]:
-    """Put dot=True before the registers that some cuts end in: beyond 32 they can be nothing else."""
-    for cut in cuts:
-        registers = cut[-1] if len(cut) in (3, 5) else None
-        yield (*(cut if registers is None else cut[:-1]), True, registers)
+def _aheads(steps: int) -> tuple[int, ...]:
+    return (1,) if steps == 1 else (1, steps)
 
 
 @dataclass(frozen=True)

@@ -55,14 +55,16 @@ def step_calls(pdl: int, weights_format: str = "bf16") -> dict[str, KernelCall]:
     names = ("qkv", "attention", "combine", "o_proj", "gate_up", "down_proj", "head", "sample")
     calls = dict(zip(names, model.plan.calls, strict=True)) | {"embed": model.embed}
     if weights_format != "bf16":
-        return {name: call for name, call in calls.items() if "DOT" in call.constants}
+        return {name: call for name, call in calls.items() if "FORMAT" in call.constants}
     return calls
 
 
 def weights_per_lane(call: KernelCall) -> float:
-    """Return how many weights of a packed matrix one lane of a launch multiplies."""
-    rows = call.constants["N"] * (2 if call.op == "gate_up" else 1)
-    return rows * call.constants["K"] / (call.programs * call.warps * 32)
+    """Return how many weights of a packed matrix one lane of a launch multiplies, those beyond its columns included."""
+    numbers = call.constants
+    per_program = {"qkv": 2, "gate_up": 2}.get(call.op, 1) * numbers["BLOCK_N"]
+    columns = numbers["BLOCK_K"] * numbers.get("STEPS", 1)
+    return per_program * columns / (call.warps * 32)
 
 
 def compile_call(call: KernelCall, capability: int) -> bytes:

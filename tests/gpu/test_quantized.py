@@ -1,11 +1,9 @@
 """Steps over quantised weights, compiled: logits against float32 over the dequantised ones, and equal bits."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
-from memfloor.engine.cuda.launch_shapes import LaunchShapes, ProjectionShape, RowShape, default_shapes
+from memfloor.engine.cuda.launch_shapes import LaunchShapes, default_shapes
 from memfloor.engine.cuda.model import DecodeModel
 from memfloor.engine.cuda.weights import random_weights
 from memfloor.engine.decode import Decoder
@@ -17,12 +15,9 @@ pytestmark = pytest.mark.gpu
 MAX_LEN, POSITION = 2560, 2048
 
 
-def shapes_of(weights: str, dot: bool) -> LaunchShapes:
-    shapes = default_shapes(3584, 4, torch.cuda.get_device_properties("cuda").multi_processor_count, weights, weights)
-    if dot:
-        return shapes
-    row, projection = RowShape(4, 4), ProjectionShape(8, 1024, 4, 4)
-    return replace(shapes, qkv=row, gate_up=row, head=row, o_proj=projection, down_proj=projection)
+def shapes_of(weights: str) -> LaunchShapes:
+    sms = torch.cuda.get_device_properties("cuda").multi_processor_count
+    return default_shapes(3584, 4, sms, weights, weights)
 
 
 @pytest.fixture(scope="module", params=["int8", "fp8", "int4-g128"])
@@ -31,9 +26,9 @@ def quantised(request):
     return request.param, spec, random_weights(spec, torch.device("cuda"), 1, request.param, request.param)
 
 
-def model_of(quantised, fill, pdl: str, dot: bool) -> DecodeModel:
+def model_of(quantised, fill, pdl: str) -> DecodeModel:
     weights, spec, packed = quantised
-    model = DecodeModel(spec, packed, MAX_LEN, shapes_of(weights, dot), MODES[pdl])
+    model = DecodeModel(spec, packed, MAX_LEN, shapes_of(weights), MODES[pdl])
     fill(model.cache)
     return model
 
@@ -42,10 +37,9 @@ def modes() -> list[str]:
     return list(MODES) if torch.cuda.get_device_capability() >= (9, 0) else ["off"]
 
 
-@pytest.mark.parametrize("dot", [True, False], ids=["tensor cores", "lanes"])
-def test_logits_agree_with_float32_over_dequantised_weights(quantised, fill, dot):
+def test_logits_agree_with_float32_over_dequantised_weights(quantised, fill):
     for pdl in modes():
-        model = model_of(quantised, fill, pdl, dot)
+        model = model_of(quantised, fill, pdl)
         want = reference_logits(model.spec, model.weights, model.cache, model.rope, 77, POSITION)
         decoder = Decoder(model, "eager")
         decoder.start(77, POSITION)
@@ -57,7 +51,7 @@ def test_every_way_to_launch_gives_the_same_bits(quantised, fill):
     logits = []
     for pdl in modes():
         for launch, steps in (("eager", 1), ("graph", 1), ("graph", 4)):
-            decoder = Decoder(model_of(quantised, fill, pdl, True), launch, steps)
+            decoder = Decoder(model_of(quantised, fill, pdl), launch, steps)
             decoder.start(77, POSITION)
             for _ in range(8 // steps):
                 decoder.step()

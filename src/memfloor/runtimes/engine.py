@@ -98,7 +98,7 @@ class Engine:
         return ObservedPath(operators=model.plan.counts(), facts=facts)
 
     def traced_parts(self) -> TracedParts | None:
-        """Return the plan, and on a CPU the clock of its operations in this launch mode; nothing where a call is many."""
+        """Return the plan, and on a CPU the clock of its operations by launch mode; None if a call is many steps."""
         decoder = self._prepared()
         if decoder.steps_per_issue > 1:
             return None

@@ -47,9 +47,7 @@ def test_qkv_matches_its_reference(shape, biased, normed):
     cos, sin = torch.rand(8), torch.rand(8)
     want, want_squares = turned(qkv(x, sums, w, bias, EPS), 1, cos, sin, qk_norm, LOG2_E / 4)
     heads = calls.Heads(poisoned(rows), poisoned(4 * 8) if normed else None, 1, 16)
-    calls.qkv_call(
-        x, sums, w, bias, qk_norm, torch.cat([cos, sin]), heads, eps=EPS, shape=shape, pdl=0
-    ).issue()
+    calls.qkv_call(x, sums, w, bias, qk_norm, torch.cat([cos, sin]), heads, eps=EPS, shape=shape, pdl=0).issue()
     assert relative_error(heads.values, want) < 2 * sum_bound(200)
     if normed:
         assert relative_error(heads.squares, want_squares) < 2 * sum_bound(200)

@@ -36,13 +36,11 @@ class RowShape:
     Attributes:
         block_n: Rows of a program; of gate and of up each in gate_up, of each half of a head in qkv.
         warps: Warps per program.
-        dot: Multiply quantised weights on tensor cores; a program's rows are then a multiple of 16.
         registers: Registers per lane at most; None leaves them to the compiler.
     """
 
     block_n: int
     warps: int
-    dot: bool = False
     registers: int | None = None
 
     def programs(self, rows: int) -> int:
@@ -59,7 +57,6 @@ class ProjectionShape:
         block_k: Numbers of K a program holds at a time.
         steps: Blocks of K a program takes.
         warps: Warps per program.
-        dot: Multiply quantised weights on tensor cores; `block_n` is then a multiple of 16.
         registers: Registers per lane at most; None leaves them to the compiler.
         ahead: Blocks of K loaded before the wait for the kernel before; no more than there are.
     """
@@ -68,7 +65,6 @@ class ProjectionShape:
     block_k: int
     steps: int
     warps: int
-    dot: bool = False
     registers: int | None = None
     ahead: int = 1
 
@@ -132,9 +128,7 @@ def default_shapes(
         attention=AttentionShape(block_s=64, max_splits=max(1, 2 * sm_count // kv_heads), warps=4),
         o_proj=ProjectionShape(block_n=4, block_k=min(row, 1024), steps=4, warps=4),
         gate_up=RowShape(block_n=2 * scale, warps=4),
-        down_proj=ProjectionShape(
-            block_n=2 * min(scale, 2), block_k=2048, steps=10, warps=8, registers=128, ahead=5
-        ),
+        down_proj=ProjectionShape(block_n=2 * min(scale, 2), block_k=2048, steps=10, warps=8, registers=128, ahead=5),
         head=RowShape(block_n=8 * scale, warps=4),
     )
     if weights != "bf16":
@@ -143,15 +137,7 @@ def default_shapes(
 
 
 def _quantized_shapes(weights: str, scale: int, row: int) -> dict[str, Any]:
-    if weights == "fp8":
-        # Tensor cores take 16 rows; those of gate and of up make a tile together. Whole rows are faster without.
-        return {
-            "qkv": RowShape(block_n=2 * scale, warps=4),
-            "o_proj": ProjectionShape(block_n=16, block_k=min(row, 4096), steps=1, warps=4, dot=True),
-            "gate_up": RowShape(block_n=4 * scale, warps=4),
-            "down_proj": ProjectionShape(block_n=16, block_k=2048, steps=1, warps=4, dot=True),
-        }
-    if weights == "int8":
+    if weight_format(weights).bits == 8:
         return {
             "qkv": RowShape(block_n=4 * scale, warps=4),
             "o_proj": ProjectionShape(block_n=16, block_k=2048, steps=2, warps=4),
@@ -168,7 +154,7 @@ def _quantized_shapes(weights: str, scale: int, row: int) -> dict[str, Any]:
 
 def _quantized_head(head: str, scale: int) -> RowShape:
     wide = weight_format(head).bits == 8
-    return RowShape(block_n=16 * scale, warps=8 if wide else 4, dot=True)
+    return RowShape(block_n=16 * scale, warps=8 if wide else 4)
 
 
 def next_power_of_two(number: int) -> int:

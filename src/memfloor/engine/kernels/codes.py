@@ -1,8 +1,8 @@
 """Integer weights times an activation, four bytes an instruction: the activation becomes codes of 16 bits.
 
-Each chunk of an activation has a scale of its own, so that its greatest number takes all 15 bits and a sign: what is lost
-is a part in 65534 of that. A code is a signed high byte and an unsigned low one; weights are unsigned bytes, and what
-they have too much is taken away with the sum of the codes. Sums are exact until they are scaled.
+Each chunk of an activation has a scale of its own, so that its greatest number takes all 15 bits and a sign: what is
+lost is a part in 65534 of that. A code is a signed high byte and an unsigned low one; weights are unsigned bytes, and
+what they have too much is taken away with the sum of the codes. Sums are exact until they are scaled.
 """
 
 import triton
@@ -25,8 +25,8 @@ def encode(
 ) -> tuple[tl.tuple, tl.tuple, tl.tensor, tl.tensor]:
     """Return an activation [K], bf16, from `column` on, as the bytes that W words of a row's weights meet.
 
-    The low and the high bytes of the codes, each a word for every half of the weights' fields, in the quarters of `quarters`;
-    the sum of the codes that a lane's four words meet, int32 [1, W / 4]; and the scale of those codes, float32 [1, W / 4].
+    The low and the high bytes of the codes, each for every half of the weights' fields and in the parts of `quarters`;
+    the sum of the codes that a lane's four words meet, int32 [1, W / 4]; their scale, float32 [1, W / 4].
     """
     COLUMNS: tl.constexpr = 128 if FORMAT == "int4-g128" else 64
     FIELDS: tl.constexpr = COLUMNS // 32

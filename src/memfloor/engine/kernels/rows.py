@@ -8,12 +8,7 @@ import triton
 import triton.language as tl
 
 from memfloor.engine.kernels.dependency import release_dependents, wait_after_constants, wait_before_constants
-from memfloor.engine.kernels.packed import (
-    load_packed,
-    load_row_scales,
-    packed_products,
-    sum_packed,
-)
+from memfloor.engine.kernels.packed import load_packed, load_row_scales, packed_products
 
 
 @triton.jit
@@ -24,7 +19,6 @@ def load_tile(
     N: tl.constexpr,
     K: tl.constexpr,
     FORMAT: tl.constexpr,
-    DOT: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ) -> tl.tensor:
@@ -32,7 +26,7 @@ def load_tile(
     if FORMAT == "bf16":
         return load_rows(w_ptr, row, column, N, K, BLOCK_N, BLOCK_K)
     else:
-        return load_packed(w_ptr, row, column, 0, N, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
+        return load_packed(w_ptr, row, column, 0, N, K, FORMAT, BLOCK_N, BLOCK_K)
 
 
 @triton.jit
@@ -45,10 +39,7 @@ def load_scales(
     FORMAT: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ) -> tl.tensor:
-    """Load the scales of BLOCK_N rows, and of those STRIDE further on if there is one, in formats that scale whole rows.
-
-    One for the others.
-    """
+    """Load the scales of BLOCK_N rows, and of those STRIDE further on if there is one; one where rows have none."""
     if FORMAT == "int8" or FORMAT == "fp8":
         return load_row_scales(w_ptr, row, STRIDE, N, K, FORMAT, BLOCK_N)
     else:
@@ -63,7 +54,6 @@ def load_pair(
     N: tl.constexpr,
     K: tl.constexpr,
     FORMAT: tl.constexpr,
-    DOT: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
@@ -73,7 +63,7 @@ def load_pair(
         second = load_rows(w_ptr + STRIDE * K, row, 0, N - STRIDE, K, BLOCK_N, BLOCK_K)
         return first, second, 1.0
     else:
-        words, scales = load_packed(w_ptr, row, 0, STRIDE, N, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
+        words, scales = load_packed(w_ptr, row, 0, STRIDE, N, K, FORMAT, BLOCK_N, BLOCK_K)
         return words, scales, load_scales(w_ptr, row, STRIDE, N, K, FORMAT, BLOCK_N)
 
 
@@ -87,7 +77,6 @@ def pair_product(
     NUM_SUMS: tl.constexpr,
     BLOCK_SUMS: tl.constexpr,
     FORMAT: tl.constexpr,
-    DOT: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
@@ -100,8 +89,8 @@ def pair_product(
         second = tl.sum(lane_products(pair[1], x), axis=1) * scale
         return first, second
     else:
-        products = packed_products(pair[0], pair[1], x_ptr, 0, K, FORMAT, DOT)
-        both = sum_packed(products, DOT) * (pair[2] * scale)
+        products = packed_products(pair[0], pair[1], x_ptr, 0, K, FORMAT)
+        both = tl.sum(products, axis=1) * (pair[2] * scale)
         return tl.split(tl.permute(tl.reshape(both, (2, BLOCK_N)), (1, 0)))
 
 
@@ -112,30 +101,20 @@ def tiles_product(
     column: tl.tensor,
     K: tl.constexpr,
     FORMAT: tl.constexpr,
-    DOT: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ) -> tl.tensor:
-    """Return the partial products of tiles side by side, from `column` on, and an activation [K], for sum_products."""
+    """Return the partial products of tiles side by side, from `column` on, and an activation [K], to be summed over."""
     if FORMAT == "bf16":
         products = lane_products(tiles[0], load_words(x_ptr, column, K, BLOCK_K))
         for step in tl.static_range(1, len(tiles)):
             products += lane_products(tiles[step], load_words(x_ptr, column + step * BLOCK_K, K, BLOCK_K))
         return products
     else:
-        products = packed_products(tiles[0][0], tiles[0][1], x_ptr, column, K, FORMAT, DOT)
+        products = packed_products(tiles[0][0], tiles[0][1], x_ptr, column, K, FORMAT)
         for step in tl.static_range(1, len(tiles)):
             at = column + step * BLOCK_K
-            products += packed_products(tiles[step][0], tiles[step][1], x_ptr, at, K, FORMAT, DOT)
+            products += packed_products(tiles[step][0], tiles[step][1], x_ptr, at, K, FORMAT)
         return products
-
-
-@triton.jit
-def sum_products(products: tl.tensor, scales: tl.tensor, FORMAT: tl.constexpr, DOT: tl.constexpr) -> tl.tensor:
-    """Add up the partial products of each row and scale them."""
-    if FORMAT == "bf16":
-        return tl.sum(products, axis=1)
-    else:
-        return sum_packed(products, DOT) * scales
 
 
 @triton.jit
@@ -172,7 +151,6 @@ def normed_product(
     NUM_SUMS: tl.constexpr,
     BLOCK_SUMS: tl.constexpr,
     FORMAT: tl.constexpr,
-    DOT: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     PDL: tl.constexpr,
@@ -181,15 +159,15 @@ def normed_product(
     tile = tl.program_id(0)
     release_dependents(PDL)
     wait_before_constants(PDL)
-    w = load_tile(w_ptr, tile * BLOCK_N, 0, N, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
+    w = load_tile(w_ptr, tile * BLOCK_N, 0, N, K, FORMAT, BLOCK_N, BLOCK_K)
     scales = load_scales(w_ptr, tile * BLOCK_N, 0, N, K, FORMAT, BLOCK_N)
     wait_after_constants(PDL)
     sums = load_sums(sums_ptr, NUM_SUMS, BLOCK_SUMS)
     if FORMAT == "bf16":
         products = lane_products(w, load_words(x_ptr, 0, K, BLOCK_K))
     else:
-        products = packed_products(w[0], w[1], x_ptr, 0, K, FORMAT, DOT)
-    out = sum_products(products, scales, FORMAT, DOT)
+        products = packed_products(w[0], w[1], x_ptr, 0, K, FORMAT)
+    out = tl.sum(products, axis=1) * scales
     # Last, so that the products do not wait for the norm.
     out *= norm_scale(sums, K, EPS)
     return out
@@ -204,7 +182,7 @@ def load_words(x_ptr: tl.tensor, column: tl.tensor, K: tl.constexpr, BLOCK_K: tl
 
 @triton.jit
 def lane_products(w: tl.tensor, x: tl.tensor) -> tl.tensor:
-    """Return partial dot products [R, W // 4] of words [R, W] and [1, W], each over the eight numbers of a lane's load."""
+    """Return partial products [R, W // 4] of words [R, W] and [1, W], each over the eight numbers of a lane's load."""
     R: tl.constexpr = w.shape[0]
     QUADS: tl.constexpr = w.shape[1] // 4
     low = (w << 16).to(tl.float32, bitcast=True) * (x << 16).to(tl.float32, bitcast=True)

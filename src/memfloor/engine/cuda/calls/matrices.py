@@ -147,7 +147,7 @@ def projection_call(
         "N": rows,
         "K": columns,
         "HAS_BIAS": bias is not None,
-        **_format_constants(w, shape),
+        "FORMAT": format_name(w),
         "BLOCK_N": shape.block_n,
         "BLOCK_K": shape.block_k,
         "STEPS": steps,
@@ -170,15 +170,11 @@ def _row_constants(w: Matrix, sums: Tensor, eps: float, shape: RowShape, pdl: in
         "EPS": eps,
         "NUM_SUMS": sums.numel(),
         "BLOCK_SUMS": next_power_of_two(sums.numel()),
-        **_format_constants(w, shape),
+        "FORMAT": format_name(w),
         "BLOCK_N": shape.block_n,
         "BLOCK_K": next_power_of_two(columns),
         "PDL": pdl,
     }
-
-
-def _format_constants(w: Matrix, shape: RowShape | ProjectionShape) -> dict[str, Any]:
-    return {"FORMAT": format_name(w), "DOT": shape.dot}
 
 
 def _buffer(w: Matrix) -> Tensor:

@@ -149,10 +149,8 @@ def combine_kernel(
 
 
 @triton.jit
-def head_norm(
-    squares_ptr: tl.tensor, real: tl.tensor, D: tl.constexpr, EPS: tl.constexpr
-) -> tl.tensor:
-    """Return 1 / rms of heads from pointers [any, 1] to the squares [D / 2] of their pairs; any number where not real."""
+def head_norm(squares_ptr: tl.tensor, real: tl.tensor, D: tl.constexpr, EPS: tl.constexpr) -> tl.tensor:
+    """Return 1 / rms of heads from pointers [any, 1] to the squares [D / 2] of their pairs, where they are real."""
     squares = tl.load(squares_ptr + tl.arange(0, D // 2)[None, :], mask=real, other=0.0)
     return tl.rsqrt(tl.sum(squares, axis=1) / D + EPS)
 

@@ -19,7 +19,6 @@ def gate_up_kernel(
     NUM_SUMS: tl.constexpr,
     BLOCK_SUMS: tl.constexpr,
     FORMAT: tl.constexpr,
-    DOT: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     PDL: tl.constexpr,
@@ -32,11 +31,9 @@ def gate_up_kernel(
     tile = tl.program_id(0)
     release_dependents(PDL)
     wait_before_constants(PDL)
-    pair = load_pair(w_ptr, tile * BLOCK_N, N, 2 * N, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
+    pair = load_pair(w_ptr, tile * BLOCK_N, N, 2 * N, K, FORMAT, BLOCK_N, BLOCK_K)
     wait_after_constants(PDL)
-    gate, up = pair_product(
-        pair, x_ptr, sums_ptr, K, EPS, NUM_SUMS, BLOCK_SUMS, FORMAT, DOT, BLOCK_N, BLOCK_K
-    )
+    gate, up = pair_product(pair, x_ptr, sums_ptr, K, EPS, NUM_SUMS, BLOCK_SUMS, FORMAT, BLOCK_N, BLOCK_K)
     rows = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     out = gate / (1.0 + tl.exp(-gate)) * up
     tl.store(out_ptr + rows, out.to(out_ptr.dtype.element_ty), mask=rows < N)

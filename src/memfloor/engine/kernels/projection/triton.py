@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from memfloor.engine.kernels.dependency import release_dependents, wait_after_constants, wait_before_constants
-from memfloor.engine.kernels.rows import load_scales, load_tile, sum_products, tiles_product
+from memfloor.engine.kernels.rows import load_scales, load_tile, tiles_product
 
 
 @triton.jit
@@ -22,7 +22,6 @@ def projection_kernel(
     K: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     FORMAT: tl.constexpr,
-    DOT: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     STEPS: tl.constexpr,
@@ -47,7 +46,7 @@ def projection_kernel(
     tiles = ()
     for step in tl.static_range(AHEAD):
         at = column + step * BLOCK_K
-        tiles = tiles + (load_tile(w_ptr, tile * BLOCK_N, at, N, K, FORMAT, DOT, BLOCK_N, BLOCK_K),)
+        tiles = tiles + (load_tile(w_ptr, tile * BLOCK_N, at, N, K, FORMAT, BLOCK_N, BLOCK_K),)
     scales = load_scales(w_ptr, tile * BLOCK_N, 0, N, K, FORMAT, BLOCK_N)
     wait_after_constants(PDL)
     rows = tile * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -55,9 +54,9 @@ def projection_kernel(
     norm_weight = tl.load(norm_weight_ptr + rows, mask=rows < N, other=0.0)
     for step in tl.static_range(AHEAD, STEPS):
         at = column + step * BLOCK_K
-        tiles = tiles + (load_tile(w_ptr, tile * BLOCK_N, at, N, K, FORMAT, DOT, BLOCK_N, BLOCK_K),)
-    products = tiles_product(tiles, x_ptr, column, K, FORMAT, DOT, BLOCK_K)
-    out = sum_products(products, scales, FORMAT, DOT)
+        tiles = tiles + (load_tile(w_ptr, tile * BLOCK_N, at, N, K, FORMAT, BLOCK_N, BLOCK_K),)
+    products = tiles_product(tiles, x_ptr, column, K, FORMAT, BLOCK_K)
+    out = tl.sum(products, axis=1) * scales
     if SPLITS == 1:
         _add_to_residual(
             out, residual, norm_weight, rows, tile, bias_ptr, residual_ptr, normed_ptr, sums_ptr, N, HAS_BIAS

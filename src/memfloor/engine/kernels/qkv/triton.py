@@ -29,7 +29,6 @@ def qkv_kernel(
     HAS_BIAS: tl.constexpr,
     QK_NORM: tl.constexpr,
     FORMAT: tl.constexpr,
-    DOT: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     PDL: tl.constexpr,
@@ -48,16 +47,14 @@ def qkv_kernel(
     row = head * D + pair % HALF
     release_dependents(PDL)
     wait_before_constants(PDL)
-    weights = load_pair(w_ptr, row, HALF, (H + 2 * HKV) * D, K, FORMAT, DOT, BLOCK_N, BLOCK_K)
+    weights = load_pair(w_ptr, row, HALF, (H + 2 * HKV) * D, K, FORMAT, BLOCK_N, BLOCK_K)
     wait_after_constants(PDL)
     index = tl.arange(0, BLOCK_N)
     angle = pair % HALF + index
     turns = (index >= 0) & (head < H + HKV)
     cos = tl.load(rope_row_ptr + angle, mask=turns, other=1.0)
     sin = tl.load(rope_row_ptr + HALF + angle, mask=turns, other=0.0)
-    first, second = pair_product(
-        weights, x_ptr, sums_ptr, K, EPS, NUM_SUMS, BLOCK_SUMS, FORMAT, DOT, BLOCK_N, BLOCK_K
-    )
+    first, second = pair_product(weights, x_ptr, sums_ptr, K, EPS, NUM_SUMS, BLOCK_SUMS, FORMAT, BLOCK_N, BLOCK_K)
     if HAS_BIAS:
         first += tl.load(bias_ptr + row + index).to(tl.float32)
         second += tl.load(bias_ptr + row + HALF + index).to(tl.float32)
