@@ -179,7 +179,7 @@ def make_stages(
     """
 
     def cells(runtimes: Sequence[tuple[str, dict[str, str]]], contexts: Sequence[int] = (CONTEXT,), batch: int = 1):
-        return grid([model], contexts, runtimes, "cuda", batch=batch)
+        return grid([model], contexts, runtimes, "cuda", batch=[batch])
 
     launch = cells((ENGINE_EAGER, ENGINE, HF_STATIC, HF_GRAPH), CONTEXTS)
     for batch in BATCHES[1:]:
