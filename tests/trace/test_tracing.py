@@ -137,7 +137,7 @@ def test_steps_of_the_most_common_kernels_are_kept():
         return TracedStep(1.0, 0.0, kernels, {})
 
     steps = [step("a", "b"), step("a", "c"), step("a", "b")]
-    assert most_common(steps) == [steps[0], steps[2]]
+    assert most_common(steps) == [0, 2]
 
 
 def _request(cell):

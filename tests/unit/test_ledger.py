@@ -5,7 +5,8 @@ import pytest
 
 from memfloor.record import Anatomy, Step, StepTrace, Store, TracedKernel
 from memfloor.report.anatomy_figures import ANATOMY_FIGURES, middle_block
-from memfloor.report.ledger import entries_of, exclusive_seconds, gap_seconds, make_ledger, queued_seconds
+from memfloor.report.kernel_times import exclusive_seconds, gap_seconds, queued_seconds
+from memfloor.report.ledger import entries_of, make_ledger
 from memfloor.report.page import figure_svg, render
 
 MICROSECOND = 1e-6

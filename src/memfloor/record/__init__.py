@@ -1,14 +1,15 @@
 """Immutable, versioned records of what was measured, and the folder that keeps them."""
 
 from memfloor.record.anatomy import Anatomy, Role, StepTrace, TracedKernel
+from memfloor.record.ceiling import CPU_CEILING_PASSES, STEADY_SPREAD, CeilingReading, paired_ceiling
 from memfloor.record.schema import (
     SCHEMA_VERSION,
-    CeilingReading,
     Cell,
     DeviceInfo,
     Environment,
     Failure,
     ObservedPath,
+    Part,
     Protocol,
     Run,
     Skip,
@@ -18,7 +19,9 @@ from memfloor.record.schema import (
 from memfloor.record.store import Store, UnreadableFile
 
 __all__ = [
+    "CPU_CEILING_PASSES",
     "SCHEMA_VERSION",
+    "STEADY_SPREAD",
     "Anatomy",
     "CeilingReading",
     "Cell",
@@ -26,6 +29,7 @@ __all__ = [
     "Environment",
     "Failure",
     "ObservedPath",
+    "Part",
     "Protocol",
     "Role",
     "Run",
@@ -36,4 +40,5 @@ __all__ = [
     "Timed",
     "TracedKernel",
     "UnreadableFile",
+    "paired_ceiling",
 ]

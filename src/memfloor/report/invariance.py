@@ -3,7 +3,7 @@
 from collections import Counter
 
 from memfloor.record import StepTrace
-from memfloor.report.ledger import exclusive_seconds
+from memfloor.report.kernel_times import exclusive_seconds
 
 # Kernels of one arm may differ so much in time from the same kernels of the other, over the whole step.
 TIME_TOLERANCE = 0.05

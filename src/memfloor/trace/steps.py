@@ -9,6 +9,8 @@ from memfloor.errors import UsageError
 from memfloor.trace.kineto import Span
 
 STEP = "memfloor.step"
+# Between a reading of the ceiling and a step; not looked at.
+SETTLE = "memfloor.settle"
 MODULE = "memfloor.module:"
 CACHE_UPDATE = "cache.update"
 # Operators that move no data: what they take belongs to the host.
