@@ -35,6 +35,7 @@ def test_kernels_of_a_gpu_step_with_their_operators_and_module(write_trace, even
     # From the start of the first kernel at 40 us to the end of the last, which runs beyond the marker.
     assert taken.seconds == pytest.approx(44e-6)
     assert taken.lead == pytest.approx(20e-6)
+    assert taken.issued == pytest.approx(60e-6)
     assert [kernel.start for kernel in taken.kernels] == pytest.approx([0, 30e-6, 40e-6])
     assert [kernel.launch for kernel in taken.kernels] == pytest.approx([-12e-6, 2e-6, 20e-6])
     assert taken.launches == {"cudaLaunchKernel": 3}

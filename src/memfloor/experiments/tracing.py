@@ -148,6 +148,7 @@ def _profiled(step: Callable[[], None], parts: TracedParts, job: TraceJob, besid
             "device": device,
             "step_seconds": [taken.seconds for taken in steps],
             "lead_seconds": [taken.lead for taken in steps],
+            "issue_seconds": [taken.issued for taken in steps if taken.issued is not None],
             "kernels": [_kernel(index, label, steps) for index, label in enumerate(labels)],
             "launches": steps[0].launches,
             "ceilings": [pair for place, pair in enumerate(beside.pairs()) if place in kept] if beside else (),

@@ -48,6 +48,7 @@ class StepTrace(Frozen):
         device: Whose time line the kernels lie on.
         step_seconds: Each traced step: on a GPU from the start of its first kernel to the end of its last one.
         lead_seconds: From each step's start on the host to the start of its first kernel; empty on a CPU.
+        issue_seconds: From each step's start on the host to the return of its call; empty on a CPU and in old records.
         kernels: The same kernels in every traced step.
         launches: Calls per step of the driver that launch, allocate or wait, by name.
         ceilings: Readings of the ceiling right before and right after each traced step; empty where none were taken.
@@ -59,6 +60,7 @@ class StepTrace(Frozen):
     device: Literal["cpu", "cuda"]
     step_seconds: tuple[float, ...] = Field(min_length=1)
     lead_seconds: tuple[float, ...] = ()
+    issue_seconds: tuple[float, ...] = ()
     kernels: tuple[TracedKernel, ...] = Field(min_length=1)
     launches: dict[str, int]
     ceilings: tuple[tuple[CeilingReading, CeilingReading], ...] = ()

@@ -14,8 +14,7 @@ def queued_seconds(trace: StepTrace, issue_seconds: float) -> float:
         issue_seconds: The time in which the host launches the step without a profiler.
     """
     lead = median(trace.lead_seconds)
-    last = max(median(kernel.launch_seconds) for kernel in trace.kernels)
-    slower = (lead + last) / issue_seconds
+    slower = traced_issue_seconds(trace) / issue_seconds
     latency = min(
         start - launch
         for kernel in trace.kernels
@@ -26,6 +25,13 @@ def queued_seconds(trace: StepTrace, issue_seconds: float) -> float:
         launched = (lead + median(kernel.launch_seconds)) / slower + latency
         end = max(end, launched) + seconds
     return end
+
+
+def traced_issue_seconds(trace: StepTrace) -> float:
+    """Return the time in which the host launched a traced step; old records have only that of the last launch."""
+    if trace.issue_seconds:
+        return median(trace.issue_seconds)
+    return median(trace.lead_seconds) + max(median(kernel.launch_seconds) for kernel in trace.kernels)
 
 
 def role_seconds(trace: StepTrace) -> dict[Role, float]:

@@ -92,6 +92,7 @@ def _only(trace: StepTrace, kept: Sequence[int]) -> StepTrace:
         update={
             "step_seconds": pick(trace.step_seconds),
             "lead_seconds": pick(trace.lead_seconds),
+            "issue_seconds": pick(trace.issue_seconds),
             "kernels": kernels,
             "ceilings": tuple(trace.ceilings[place] for place in kept),
         }

@@ -81,12 +81,14 @@ class TracedStep:
         lead: From the step's start on the host to the start of the first kernel.
         kernels: By start.
         launches: Calls of the driver by name.
+        issued: From the step's start on the host to the return of its call; None on a CPU.
     """
 
     seconds: float
     lead: float
     kernels: tuple[Kernel, ...]
     launches: dict[str, int]
+    issued: float | None = None
 
 
 def cut_steps(spans: Sequence[Span], device: str) -> list[TracedStep]:
@@ -137,6 +139,7 @@ def _cuda_step(marker: Span, spans: Sequence[Span], kernels: dict[int, list[Span
             for kernel, launch, ops, scope in found
         ),
         launches=dict(launches),
+        issued=marker.seconds,
     )
 
 
