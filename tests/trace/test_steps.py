@@ -60,6 +60,19 @@ def test_a_trace_of_an_h200_has_170_overlapping_kernels_in_each_of_three_steps()
     assert steps[0].launches["cudaGraphLaunch"] == 1
 
 
+def test_a_trace_of_transformers_on_a_cpu_has_118_working_operators_in_each_of_two_steps():
+    steps = cut_steps(read_trace(DATA / "hf-eager-cpu.trace.json.gz"), "cpu")
+    assert [len(step.kernels) for step in steps] == [118, 118]
+    # The marks in the file; steps that settle the caches stand between them.
+    assert [step.seconds * 1e6 for step in steps] == pytest.approx([1177.125, 930.96])
+    # Counted with another rule: each operator less those that lie in it and in nothing between.
+    names = ("aten::linear", "aten::mm", "aten::addmm", "aten::cat", "aten::mul")
+    own = [1e6 * sum(kernel.seconds for kernel in steps[0].kernels if kernel.name == name) for name in names]
+    assert own == pytest.approx([10.637, 139.318, 14.61, 20.5, 23.052], abs=0.001)
+    # Products with weights: three with a bias, four without and the head.
+    assert [sum(kernel.name == name for kernel in steps[0].kernels) for name in names[:3]] == [8, 5, 3]
+
+
 def test_operators_of_a_cpu_step_own_what_the_operators_they_call_do_not(write_trace, events):
     event, step, _ = events
     path = write_trace(
@@ -100,6 +113,17 @@ def test_a_step_without_a_kernel_is_refused(write_trace, events):
         cut_steps(read_trace(write_trace([step(0, 10), *launched("late", 20, 30, 5, 1)])), "cuda")
     with pytest.raises(UsageError, match="called no operator"):
         cut_steps(read_trace(write_trace([step(0, 10)])), "cpu")
+
+
+def test_a_launch_without_its_kernel_is_refused(write_trace, events):
+    event, step, launched = events
+    lost = event("cuda_runtime", "cudaLaunchKernelExC", 6, 2, correlation=2)
+    # Only launches have kernels of their own.
+    harmless = event("cuda_runtime", "cudaStreamIsCapturing", 8, 1, correlation=3)
+    first = [step(0, 50), *launched("a", 2, 10, 20, 1), harmless]
+    assert len(cut_steps(read_trace(write_trace(first)), "cuda")) == 1
+    with pytest.raises(UsageError, match="1 launches of a step have no kernel in the trace"):
+        cut_steps(read_trace(write_trace([*first, lost])), "cuda")
 
 
 def test_streams_that_overlap_are_refused_and_streams_in_turn_are_not(write_trace, events):
