@@ -55,7 +55,7 @@ class Machine:
         gap_seconds: Between two kernels of a graph.
         replay_seconds: What a profiler adds between two kernels of a graph.
         profiler: The range of factors by which it slows the host.
-        run_noise, step_noise, kernel_noise, host_noise, drift: Standard deviations of logarithms.
+        run_noise, step_noise, kernel_noise, host_noise, reading_noise, drift: Standard deviations of logarithms.
         flips: How likely bandwidth changes its state before a step or a reading.
         slow: By role, how much longer kernels take in the slower state; readings of the ceiling go as `weights`.
     """
@@ -80,6 +80,7 @@ class Machine:
     step_noise: float = 0.005
     kernel_noise: float = 0.02
     host_noise: float = 0.03
+    reading_noise: float = 0.005
     drift: float = 0.01
     flips: float = 0.0
     slow: dict | None = None
@@ -156,7 +157,7 @@ class Process:
     def reading(self, after_steps):
         machine = self.machine
         slower = self.advance()["weights"]
-        noise = np.exp(self.generator.normal(0, 0.005, machine.protocol.ceiling_passes))
+        noise = np.exp(self.generator.normal(0, machine.reading_noise, machine.protocol.ceiling_passes))
         passes = PASS_BYTES / machine.ceiling * slower * noise
         return CeilingReading(
             after_steps=after_steps, pass_bytes=PASS_BYTES, pass_seconds=tuple(passes), method="simulated"

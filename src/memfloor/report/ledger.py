@@ -235,7 +235,7 @@ def _role_bytes(anatomy: Anatomy, step_bytes: int) -> dict[Role, int]:
 
 def _verdict(unexplained: float, refusals: Sequence[str]) -> str:
     if refusals:
-        return f"refused: no bandwidth that enough timed and traced steps met: {refusals[0]}"
+        return f"refused: enough timed and traced steps met no bandwidth in common: {refusals[0]}"
     if abs(unexplained) <= TOLERANCE:
         return "explained"
     return (

@@ -4,7 +4,7 @@ Steps are chosen and never scaled: how much longer a kernel takes in the slower 
 Source: docs/method.md.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from memfloor.record import STEADY_SPREAD, Anatomy, Step, StepTrace, paired_ceiling
@@ -47,7 +47,7 @@ def match_steps(anatomy: Anatomy) -> Match:
     of_traced = {place: rate for place, (rate, steady) in enumerate(pairs) if steady}
     chosen = _choose(of_timed, of_traced, (min(timed, ENOUGH_STEPS), min(traced, ENOUGH_STEPS)))
     if chosen is None:
-        refusal = f"{_ranges(of_timed, of_traced)}; take more with --traced-steps"
+        refusal = f"{_ranges(of_timed, of_traced)}; take more with --timed-steps and --traced-steps"
         return Match(anatomy, (timed, timed), (traced, traced), refusal)
     kept = anatomy.model_copy(update={"steps": _settle(anatomy.steps, chosen[0]), "trace": _only(trace, chosen[1])})
     return Match(kept, (len(chosen[0]), timed), (len(chosen[1]), traced))
@@ -100,11 +100,10 @@ def _only(trace: StepTrace, kept: Sequence[int]) -> StepTrace:
 
 
 def _ranges(timed: Mapping[int, float], traced: Mapping[int, float]) -> str:
-    return f"timed steps met {_range(timed.values())} and traced ones {_range(traced.values())}"
+    return f"{_range(timed, 'timed')}, {_range(traced, 'traced')}"
 
 
-def _range(rates: Iterable[float]) -> str:
-    values = sorted(rates)
-    if not values:
-        return "no steady bandwidth"
-    return f"{format_bandwidth(values[0])} to {format_bandwidth(values[-1])}"
+def _range(rates: Mapping[int, float], which: str) -> str:
+    values = sorted(rates.values())
+    met = f", {format_bandwidth(values[0])} to {format_bandwidth(values[-1])}" if values else ""
+    return f"{len(values)} {which} steps met a steady one{met}"
