@@ -6,7 +6,7 @@ import pytest
 from memfloor.record import Anatomy, Step, StepTrace, Store, TracedKernel
 from memfloor.report.anatomy_figures import ANATOMY_FIGURES, middle_block
 from memfloor.report.kernel_times import exclusive_seconds, gap_seconds, queued_seconds
-from memfloor.report.ledger import entries_of, make_ledger
+from memfloor.report.ledger import entries_of, ledger_checks, make_ledger
 from memfloor.report.page import figure_svg, render
 
 MICROSECOND = 1e-6
@@ -157,6 +157,15 @@ def test_a_ledger_that_does_not_add_up_is_refused(anatomy_of):
     bad = anatomy_of(0.0106, cpu_trace({"weights": 0.01}, 0.01, "plan"))
     assert make_ledger([good]).verdict == "explained"
     assert make_ledger([bad]).verdict.startswith("refused: kernels and predicted idle time differ from the timed step")
+
+
+@pytest.mark.parametrize(("runs", "share"), [(2, "50.0 %"), (3, "75.0 %"), (5, "93.8 %")])
+def test_what_an_interval_over_few_anatomies_is_worth_is_said(anatomy_of, runs, share):
+    taken = [anatomy_of(0.01 + 0.001 * n, cpu_trace({"weights": 0.01}, 0.01, "plan")) for n in range(runs)]
+    ledger = make_ledger(taken)
+    assert ledger.step_seconds.ci95 == (taken[0].p50_seconds, taken[-1].p50_seconds)
+    words = f"An interval over {runs} anatomies is their range: it holds the true median {share} of the time."
+    assert words in ledger_checks(ledger)
 
 
 def test_an_anatomy_is_kept_beside_runs_and_counts_as_none(anatomy_of, make_run, tmp_path):

@@ -24,6 +24,8 @@ LEDGER_COLUMNS = ("term", "time", "95 % CI", "share of gap", "what would remove 
 
 # A ledger whose unexplained share of the step is larger is refused.
 TOLERANCE = 0.05
+# A bootstrap of the median of so few values is their range.
+RANGE_RUNS = 5
 
 # Each term: the role of its kernels, its name, and what would remove it.
 EXCESS: tuple[tuple[Role, str, str], ...] = (
@@ -164,6 +166,12 @@ def ledger_checks(ledger: Ledger) -> list[str]:
     if ledger.launch_side_seconds:
         seconds = format_seconds(ledger.launch_side_seconds.value)
         said.append(f"The same operators on tensors too small to matter take {seconds} a step.")
+    runs = len(ledger.anatomies)
+    if 1 < runs <= RANGE_RUNS:
+        share = format_percent(1 - 2 * 0.5**runs)
+        said.append(
+            f"An interval over {runs} anatomies is their range, which holds the true median in {share} of cases."
+        )
     timed, traced = ledger.steps_kept("timed_steps"), ledger.steps_kept("traced_steps")
     if timed[0] < timed[1] or traced[0] < traced[1]:
         said.append(
