@@ -169,9 +169,7 @@ def ledger_checks(ledger: Ledger) -> list[str]:
     runs = len(ledger.anatomies)
     if 1 < runs <= RANGE_RUNS:
         share = format_percent(1 - 2 * 0.5**runs)
-        said.append(
-            f"An interval over {runs} anatomies is their range, which holds the true median in {share} of cases."
-        )
+        said.append(f"An interval over {runs} anatomies is their range: it holds the true median {share} of the time.")
     timed, traced = ledger.steps_kept("timed_steps"), ledger.steps_kept("traced_steps")
     if timed[0] < timed[1] or traced[0] < traced[1]:
         said.append(
