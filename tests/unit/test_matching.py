@@ -68,12 +68,20 @@ def test_without_ceilings_beside_the_trace_all_steps_are_kept(anatomy_at):
 
 @pytest.mark.parametrize(
     ("timed", "traced"),
-    [([FAST] * 9, [SLOW] * 9), ([FAST] * 9, [SLOW] * 7 + [FAST] * 2), ([FAST] * 2 + [SLOW] * 7, [FAST] * 9)],
+    [([FAST] * 9, [SLOW] * 9), ([FAST] * 9, [SLOW] * 7 + [FAST] * 2), ([FAST] * 3 + [SLOW] * 10, [FAST] * 9)],
 )
 def test_states_that_too_few_of_both_met_are_refused(anatomy_at, timed, traced):
     ledger = make_ledger([anatomy_at(timed, traced)])
-    assert ledger.verdict.startswith("refused: enough timed and traced steps met no bandwidth in common: 9 timed")
+    assert ledger.verdict.startswith("refused: enough timed and traced steps met no bandwidth in common: ")
     assert ledger.verdict.endswith("take more with --timed-steps and --traced-steps")
+
+
+def test_an_anatomy_without_steps_to_compare_is_left_out_of_a_ledger_and_said(anatomy_at):
+    good, bad = anatomy_at([FAST] * 4, [FAST] * 4), anatomy_at([FAST] * 4, [SLOW] * 4)
+    ledger = make_ledger([bad, good])
+    assert (ledger.verdict, ledger.step_seconds.runs, ledger.steps_kept("timed_steps")) == ("explained", 1, (4, 8))
+    assert any(said.startswith("1 of 2 anatomies have no steps to compare: 4 timed") for said in ledger_checks(ledger))
+    assert ledger.anatomies == (bad, good)
 
 
 def test_one_step_of_each_is_enough_where_no_more_were_taken(anatomy_at):

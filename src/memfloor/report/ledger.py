@@ -115,7 +115,8 @@ class Ledger:
 def make_ledger(anatomies: Sequence[Anatomy]) -> Ledger:
     """Return the ledger of the anatomies of one cell on one device."""
     matches = tuple(map(match_steps, anatomies))
-    matched = [match.anatomy for match in matches]
+    # Where no anatomy has steps to set against each other all are shown, and the verdict refuses them.
+    matched = [match.anatomy for match in matches if match.refusal is None] or list(anatomies)
     entries = {id(anatomy): entries_of(anatomy) for anatomy in matched}
     step = estimate(matched, lambda anatomy: anatomy.p50_seconds)
     floor = estimate(matched, lambda anatomy: entries[id(anatomy)]["floor"])
@@ -136,7 +137,7 @@ def make_ledger(anatomies: Sequence[Anatomy]) -> Ledger:
         unexplained_seconds=unexplained,
         launch_side_seconds=estimate(twins, twin_seconds) if twins else None,
         profiled_over_unprofiled=median(median(a.trace.step_seconds) / a.p50_seconds for a in matched),
-        verdict=_verdict(unexplained.value / step.value, [match.refusal for match in matches if match.refusal]),
+        verdict=_verdict(unexplained.value / step.value, [match.refusal for match in matches]),
     )
 
 
@@ -166,10 +167,13 @@ def ledger_checks(ledger: Ledger) -> list[str]:
     if ledger.launch_side_seconds:
         seconds = format_seconds(ledger.launch_side_seconds.value)
         said.append(f"The same operators on tensors too small to matter take {seconds} a step.")
-    runs = len(ledger.anatomies)
+    runs = ledger.step_seconds.runs
     if 1 < runs <= RANGE_RUNS:
         share = format_percent(1 - 2 * 0.5**runs)
         said.append(f"An interval over {runs} anatomies is their range: it holds the true median {share} of the time.")
+    refusals = [match.refusal for match in ledger.matches if match.refusal]
+    if refusals:
+        said.append(f"{len(refusals)} of {len(ledger.matches)} anatomies have no steps to compare: {refusals[0]}.")
     timed, traced = ledger.steps_kept("timed_steps"), ledger.steps_kept("traced_steps")
     if timed[0] < timed[1] or traced[0] < traced[1]:
         said.append(
@@ -239,8 +243,8 @@ def _role_bytes(anatomy: Anatomy, step_bytes: int) -> dict[Role, int]:
     }
 
 
-def _verdict(unexplained: float, refusals: Sequence[str]) -> str:
-    if refusals:
+def _verdict(unexplained: float, refusals: Sequence[str | None]) -> str:
+    if all(refusals):
         return f"refused: enough timed and traced steps met no bandwidth in common: {refusals[0]}"
     if abs(unexplained) <= TOLERANCE:
         return "explained"

@@ -6,12 +6,15 @@ Source: docs/method.md.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 from memfloor.record import STEADY_SPREAD, Anatomy, Step, StepTrace, paired_ceiling
 from memfloor.units import format_bandwidth
 
 # Fewer timed or traced steps at one bandwidth say too little, unless no more were taken.
 ENOUGH_STEPS = 3
+# A smaller share of the timed steps would not be the usual step.
+ENOUGH_TIMED = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +23,9 @@ class Match:
 
     Attributes:
         anatomy: With the traced steps that were kept; timed steps that were left out are settling ones in it.
-        timed_steps: Timed steps kept, and taken.
-        traced_steps: Traced steps kept, and taken.
-        refusal: Why none could be chosen, all being kept then; None otherwise.
+        timed_steps: Timed steps chosen, and taken.
+        traced_steps: Traced steps chosen, and taken.
+        refusal: Why none could be chosen, the anatomy being as it was then; None otherwise.
     """
 
     anatomy: Anatomy
@@ -45,10 +48,11 @@ def match_steps(anatomy: Anatomy) -> Match:
     of_timed = {place: p.ceiling_bytes_per_second for p in anatomy.parts() if p.steady for place in p.steps}
     pairs = (paired_ceiling(before, after) for before, after in trace.ceilings)
     of_traced = {place: rate for place, (rate, steady) in enumerate(pairs) if steady}
-    chosen = _choose(of_timed, of_traced, (min(timed, ENOUGH_STEPS), min(traced, ENOUGH_STEPS)))
+    enough = min(timed, max(ENOUGH_STEPS, ceil(ENOUGH_TIMED * timed))), min(traced, ENOUGH_STEPS)
+    chosen = _choose(of_timed, of_traced, enough)
     if chosen is None:
         refusal = f"{_ranges(of_timed, of_traced)}; take more with --timed-steps and --traced-steps"
-        return Match(anatomy, (timed, timed), (traced, traced), refusal)
+        return Match(anatomy, (0, timed), (0, traced), refusal)
     kept = anatomy.model_copy(update={"steps": _settle(anatomy.steps, chosen[0]), "trace": _only(trace, chosen[1])})
     return Match(kept, (len(chosen[0]), timed), (len(chosen[1]), traced))
 
