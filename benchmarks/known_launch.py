@@ -36,9 +36,13 @@ def main() -> None:
     protocol = Protocol.on("cpu", timed_steps=options.timed_steps)
     store = Store(options.out)
     store.open_for_writing()
+    found = []
     for cell in cells:
         plan = anatomy.AnatomyPlan(cell, options.runs, protocol, anatomy.TRACED_STEPS["cpu"])
-        report_ledger(list(anatomy.take_anatomies(plan, store, lambda phase: None)))
+        found.append(report_ledger(list(anatomy.take_anatomies(plan, store, lambda phase: None))))
+    # What a launch costs beside its wait is the same in both.
+    (ledger, recorded) = (long - short for short, long in zip(*found, strict=True))
+    print(f"ledgers: difference of the two over what was recorded {ledger / recorded:.4f}")
     with SessionProgress() as progress:
         taken = list(blocks.take_blocks(blocks.Plan(cells, options.runs, protocol), store, progress))
     report_difference([run for run in taken if isinstance(run, Run)], cells)
@@ -65,8 +69,8 @@ def waited_seconds(record: Run | Anatomy) -> float:
     return float(record.path.facts["waited_seconds"])
 
 
-def report_ledger(anatomies: Sequence[Anatomy]) -> None:
-    """Print the term that should be the recorded waits, and what is left unexplained."""
+def report_ledger(anatomies: Sequence[Anatomy]) -> tuple[float, float]:
+    """Print the term that holds the recorded waits, and what is left unexplained; return the term and the waits."""
     ledger = make_ledger(anatomies)
     (idle,) = [term.seconds for term in ledger.terms if term.name == "host and launch"]
     recorded = median(map(waited_seconds, anatomies))
@@ -76,6 +80,7 @@ def report_ledger(anatomies: Sequence[Anatomy]) -> None:
         f"{format_seconds(idle.value)} {[format_seconds(value) for value in idle.ci95 or ()]}, ratio "
         f"{idle.value / recorded:.3f}; unexplained {shares} of the step; {ledger.verdict}"
     )
+    return idle.value, recorded
 
 
 def report_difference(runs: Sequence[Run], cells: Sequence[Cell]) -> None:
