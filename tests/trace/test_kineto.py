@@ -56,6 +56,34 @@ def test_a_gzipped_trace_that_is_cut_short_is_refused(write_trace, events, tmp_p
         read_trace(packed)
 
 
+def test_a_gzipped_trace_with_a_flipped_bit_is_refused(write_trace, events, tmp_path):
+    packed = bytearray(gzip.compress(write_trace([events[1](n, 50) for n in range(100)]).read_bytes()))
+    packed[len(packed) // 2] ^= 0xFF
+    path = tmp_path / "trace.json.gz"
+    path.write_bytes(packed)
+    with pytest.raises(UsageError):
+        read_trace(path)
+
+
+def test_a_trace_of_another_schema_is_refused(tmp_path):
+    path = tmp_path / "trace.json"
+    path.write_text('{"schemaVersion": 2, "traceEvents": []}')
+    with pytest.raises(UsageError, match="schemaVersion 2; allowed: 1"):
+        read_trace(path)
+
+
+def test_a_trace_far_larger_than_what_matters_in_it_is_read_as_a_stream(write_trace, events):
+    import tracemalloc
+
+    event, step, _ = events
+    path = write_trace([step(0, 50), *[event("python_function", "f" * 200, n, 1) for n in range(40_000)]])
+    tracemalloc.start()
+    assert len(read_trace(path)) == 1
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < path.stat().st_size / 4
+
+
 @pytest.mark.parametrize("text", ['{"traceEvents": [{"ph": "X", "cat"', "no json", ""])
 def test_a_file_that_is_cut_short_or_no_json_is_refused(tmp_path, text):
     path = tmp_path / "trace.json"
@@ -84,6 +112,11 @@ def test_another_tools_file_is_refused(tmp_path, content):
         {"ph": "X", "cat": "cpu_op", "name": "op", "ts": 1, "tid": 7},
         {"ph": "X", "cat": "cpu_op", "name": "op", "ts": "soon", "dur": 1, "tid": 7},
         {"cat": "cpu_op"},
+        {"ph": "X", "cat": "cpu_op", "name": "op", "ts": 1, "dur": -1, "tid": 7},
+        {"ph": "X", "cat": "cpu_op", "name": "op", "ts": "inf", "dur": 1, "tid": 7},
+        {"ph": "X", "cat": "cpu_op", "name": 5, "ts": 1, "dur": 1, "tid": 7},
+        {"ph": "X", "cat": "cuda_runtime", "name": "cudaLaunchKernel", "ts": 1, "dur": 1, "tid": 7, "args": None},
+        "no event",
     ],
 )
 def test_an_event_of_another_version_is_refused(write_trace, broken):

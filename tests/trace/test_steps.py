@@ -35,6 +35,7 @@ def test_kernels_of_a_gpu_step_with_their_operators_and_module(write_trace, even
     # From the start of the first kernel at 40 us to the end of the last, which runs beyond the marker.
     assert taken.seconds == pytest.approx(44e-6)
     assert taken.lead == pytest.approx(20e-6)
+    assert taken.issued == pytest.approx(60e-6)
     assert [kernel.start for kernel in taken.kernels] == pytest.approx([0, 30e-6, 40e-6])
     assert [kernel.launch for kernel in taken.kernels] == pytest.approx([-12e-6, 2e-6, 20e-6])
     assert taken.launches == {"cudaLaunchKernel": 3}
@@ -57,6 +58,19 @@ def test_a_trace_of_an_h200_has_170_overlapping_kernels_in_each_of_three_steps()
     assert [step.seconds * 1e6 for step in steps] == pytest.approx([3483.605, 3486.039, 3492.822], abs=0.01)
     assert sum(kernel.seconds for kernel in steps[0].kernels) * 1e6 == pytest.approx(4496.707, abs=0.01)
     assert steps[0].launches["cudaGraphLaunch"] == 1
+
+
+def test_a_trace_of_transformers_on_a_cpu_has_118_working_operators_in_each_of_two_steps():
+    steps = cut_steps(read_trace(DATA / "hf-eager-cpu.trace.json.gz"), "cpu")
+    assert [len(step.kernels) for step in steps] == [118, 118]
+    # The marks in the file; steps that settle the caches stand between them.
+    assert [step.seconds * 1e6 for step in steps] == pytest.approx([1177.125, 930.96])
+    # Counted with another rule: each operator less those that lie in it and in nothing between.
+    names = ("aten::linear", "aten::mm", "aten::addmm", "aten::cat", "aten::mul")
+    own = [1e6 * sum(kernel.seconds for kernel in steps[0].kernels if kernel.name == name) for name in names]
+    assert own == pytest.approx([10.637, 139.318, 14.61, 20.5, 23.052], abs=0.001)
+    # Products with weights: three with a bias, four without and the head.
+    assert [sum(kernel.name == name for kernel in steps[0].kernels) for name in names[:3]] == [8, 5, 3]
 
 
 def test_operators_of_a_cpu_step_own_what_the_operators_they_call_do_not(write_trace, events):
@@ -99,6 +113,17 @@ def test_a_step_without_a_kernel_is_refused(write_trace, events):
         cut_steps(read_trace(write_trace([step(0, 10), *launched("late", 20, 30, 5, 1)])), "cuda")
     with pytest.raises(UsageError, match="called no operator"):
         cut_steps(read_trace(write_trace([step(0, 10)])), "cpu")
+
+
+def test_a_launch_without_its_kernel_is_refused(write_trace, events):
+    event, step, launched = events
+    lost = event("cuda_runtime", "cudaLaunchKernelExC", 6, 2, correlation=2)
+    # Only launches have kernels of their own.
+    harmless = event("cuda_runtime", "cudaStreamIsCapturing", 8, 1, correlation=3)
+    first = [step(0, 50), *launched("a", 2, 10, 20, 1), harmless]
+    assert len(cut_steps(read_trace(write_trace(first)), "cuda")) == 1
+    with pytest.raises(UsageError, match="1 launches of a step have no kernel in the trace"):
+        cut_steps(read_trace(write_trace([*first, lost])), "cuda")
 
 
 def test_streams_that_overlap_are_refused_and_streams_in_turn_are_not(write_trace, events):

@@ -21,7 +21,7 @@ def anatomy(
     *,
     runtime: str = "hf-eager",
     context: str = "2048",
-    traced_steps: int = 5,
+    traced_steps: int | None = None,
     options: RunOptions = DEFAULTS,
 ) -> None:
     """Say who owns each part of a decode step: timed in one process, traced in another, summed to the timed step.
@@ -30,14 +30,14 @@ def anatomy(
         model: Catalogue name, or path of a Hugging Face directory or config.json.
         runtime: Runtime and its options, as in hf-static,launch=graph.
         context: Tokens in the KV cache.
-        traced_steps: Steps of each trace.
+        traced_steps: Steps of each trace; 5, or 15 on a CPU, whose bandwidth may jump between processes.
         options: What measure and study share; three runs unless given.
     """
-    from memfloor.experiments.anatomy import AnatomyPlan, take_anatomies
+    from memfloor.experiments.anatomy import TRACED_STEPS, AnatomyPlan, take_anatomies
     from memfloor.experiments.study import grid
     from memfloor.report.ledger import make_ledger
 
-    if traced_steps < 1:
+    if traced_steps is not None and traced_steps < 1:
         raise UsageError(f"traced-steps must be 1 or more, not {traced_steps}")
     contexts = parse_counts(context, "context")
     if len(contexts) > 1:
@@ -47,7 +47,12 @@ def anatomy(
     if others:
         raise UsageError(f"an anatomy is of one batch size, not of {options.batch}")
     plan = AnatomyPlan(
-        cell, run_count(options, 3), protocol(options, device), traced_steps, time_limit(options), options.seed
+        cell=cell,
+        runs=run_count(options, 3),
+        protocol=protocol(options, device),
+        traced_steps=TRACED_STEPS[device] if traced_steps is None else traced_steps,
+        time_limit_seconds=time_limit(options),
+        seed=options.seed,
     )
     store = Store(options.out)
     store.open_for_writing()

@@ -15,6 +15,8 @@ from memfloor.runtimes import find_runtime
 # Shapes whose kernels take no time to speak of; every kernel of the engine takes them too.
 TWIN_SHAPE = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 512, "head_dim": 16}
 TWIN_CONTEXT = 16
+# On a CPU only those count that met the same bandwidth as timed steps.
+TRACED_STEPS = {"cpu": 15, "cuda": 5}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class AnatomyPlan:
     cell: Cell
     runs: int
     protocol: Protocol
-    traced_steps: int = 5
+    traced_steps: int
     time_limit_seconds: float = 900.0
     seed: int = 0
 

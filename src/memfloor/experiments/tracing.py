@@ -2,13 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from memfloor.engine.cpu.native import allowed_cpus
 from memfloor.experiments.job import Unavailable
-from memfloor.record import Cell, Outputs, StepTrace, TracedKernel
+from memfloor.measure.ceiling import ceiling_for
+from memfloor.record import CPU_CEILING_PASSES, CeilingReading, Cell, Outputs, StepTrace, TracedKernel
 from memfloor.runtimes import DecodeRequest, find_runtime
 from memfloor.runtimes.protocol import TracedParts
 from memfloor.trace.capture import WARM_STEPS, annotated, capture_steps
@@ -45,22 +47,43 @@ class TraceJob(BaseModel):
     output_steps: int = 0
 
 
+class CeilingBeside:
+    """Read the ceiling of a CPU beside traced steps: bandwidth may jump, and timed and traced steps must be matched."""
+
+    def __init__(self, cpus: Sequence[int]) -> None:
+        self._ceiling = ceiling_for("cpu", cpus)
+        self._ceiling.read(1)
+        self._readings: list[CeilingReading] = []
+
+    def read(self) -> None:
+        """Take one reading, right before a step or after the last one."""
+        self._readings.append(self._ceiling.read(CPU_CEILING_PASSES, after_steps=len(self._readings)))
+
+    def pairs(self) -> list[tuple[CeilingReading, CeilingReading]]:
+        """Return the readings before and after each step."""
+        return list(pairwise(self._readings))
+
+
 def do_trace(
     job: TraceJob, on_phase: Callable[[str], None], on_outputs: Callable[[Outputs], None] = lambda outputs: None
 ) -> StepTrace:
-    """Trace the steps of a cell in this process, and before that take the outputs that are wanted.
+    """Trace the steps of a cell in this process, on a CPU each between two readings of the ceiling.
+
+    Before that the outputs that are wanted are taken.
 
     Raises:
         Unavailable: The runtime cannot run this cell here, or no trace can see its kernels.
         UsageError: The trace does not show what was run.
     """
     cell = job.cell
+    # Before any runtime is prepared: one that binds this thread must not take the ceiling's processors away.
+    cpus = allowed_cpus(cell.threads)
     runtime_class = find_runtime(cell.runtime)
     reason = runtime_class.unavailable_reason(cell)
     if reason is not None:
         raise Unavailable(reason)
-    # Two traces, and the steps before each.
-    taken = job.output_steps + SETTLING_STEPS + 2 * (WARM_STEPS + job.steps)
+    # Two traces with the steps before each, and a step that settles the caches before each traced one.
+    taken = job.output_steps + SETTLING_STEPS + 2 * (WARM_STEPS + job.steps) + 1
     request = DecodeRequest(cell, max(1, cell.workload.context_len - taken // 2), taken, job.seed, on_phase)
     on_phase("loading")
     runtime = runtime_class(request)
@@ -73,13 +96,22 @@ def do_trace(
     for _ in range(SETTLING_STEPS):
         runtime.step()
     on_phase("tracing")
-    if parts.timed_step is not None:
-        return _clocked(parts, parts.timed_step, job)
-    return _profiled(runtime.step, parts, job)
+    beside = CeilingBeside(cpus) if cell.device == "cpu" else None
+    if parts.timed_step is not None and beside is not None:
+        return _clocked(parts, parts.timed_step, job, beside)
+    return _profiled(runtime.step, parts, job, beside)
 
 
-def _clocked(parts: TracedParts, timed_step: Callable[[], list[float]], job: TraceJob) -> StepTrace:
-    steps = [timed_step() for _ in range(job.steps)]
+def _clocked(
+    parts: TracedParts, timed_step: Callable[[], list[float]], job: TraceJob, beside: CeilingBeside
+) -> StepTrace:
+    steps = []
+    for _ in range(job.steps):
+        beside.read()
+        # A reading has emptied the caches.
+        timed_step()
+        steps.append(timed_step())
+    beside.read()
     labels = _plan_labels(len(steps[0]), parts, job.cell)
     starts = [[0.0, *accumulate(seconds)] for seconds in steps]
     kernels = tuple(
@@ -103,17 +135,19 @@ def _clocked(parts: TracedParts, timed_step: Callable[[], list[float]], job: Tra
         step_seconds=tuple(map(sum, steps)),
         kernels=kernels,
         launches={},
+        ceilings=tuple(beside.pairs()),
         labelled="plan",
     )
 
 
-def _profiled(step: Callable[[], None], parts: TracedParts, job: TraceJob) -> StepTrace:
+def _profiled(step: Callable[[], None], parts: TracedParts, job: TraceJob, beside: CeilingBeside | None) -> StepTrace:
     import torch
 
     device = job.cell.device
-    capture_steps(step, job.steps, device, job.path)
+    capture_steps(step, job.steps, device, job.path, beside.read if beside else None)
     every = cut_steps(read_trace(job.path), device)
-    steps = most_common(every)
+    kept = most_common(every)
+    steps = [every[place] for place in kept]
     if parts.plan is not None:
         how, labels = "plan", _plan_labels(len(steps[0].kernels), parts, job.cell)
     elif parts.module is not None and parts.eager_step is not None:
@@ -126,8 +160,10 @@ def _profiled(step: Callable[[], None], parts: TracedParts, job: TraceJob) -> St
             "device": device,
             "step_seconds": [taken.seconds for taken in steps],
             "lead_seconds": [taken.lead for taken in steps],
+            "issue_seconds": [taken.issued for taken in steps if taken.issued is not None],
             "kernels": [_kernel(index, label, steps) for index, label in enumerate(labels)],
             "launches": steps[0].launches,
+            "ceilings": [pair for place, pair in enumerate(beside.pairs()) if place in kept] if beside else (),
             "other_steps": len(every) - len(steps),
             "labelled": how,
         }
@@ -167,9 +203,9 @@ def _module_labels(step: TracedStep, parts: TracedParts, eager_step: Callable[[]
     return label_by_modules(step.kernels, labelled.kernels, job.cell.spec, job.cell.workload)
 
 
-def most_common(steps: Sequence[TracedStep]) -> list[TracedStep]:
-    """Return the steps that ran the most common sequence of kernels; a library may choose others by the context."""
-    groups: dict[tuple[str, ...], list[TracedStep]] = defaultdict(list)
-    for step in steps:
-        groups[tuple(kernel.name for kernel in step.kernels)].append(step)
+def most_common(steps: Sequence[TracedStep]) -> list[int]:
+    """Return the places of the steps that ran the most common kernels; a library may choose others by the context."""
+    groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for place, step in enumerate(steps):
+        groups[tuple(kernel.name for kernel in step.kernels)].append(place)
     return max(groups.values(), key=len)

@@ -1,15 +1,16 @@
 """Immutable, versioned records of what was measured, and the folder that keeps them."""
 
 from memfloor.record.anatomy import Anatomy, Role, StepTrace, TracedKernel
+from memfloor.record.ceiling import CPU_CEILING_PASSES, STEADY_SPREAD, CeilingReading, paired_ceiling
 from memfloor.record.comparison import Arm, ArmObservation, Comparison, DifferingField, Outputs
 from memfloor.record.schema import (
     SCHEMA_VERSION,
-    CeilingReading,
     Cell,
     DeviceInfo,
     Environment,
     Failure,
     ObservedPath,
+    Part,
     Protocol,
     Run,
     Skip,
@@ -19,7 +20,9 @@ from memfloor.record.schema import (
 from memfloor.record.store import Store, UnreadableFile
 
 __all__ = [
+    "CPU_CEILING_PASSES",
     "SCHEMA_VERSION",
+    "STEADY_SPREAD",
     "Anatomy",
     "Arm",
     "ArmObservation",
@@ -32,6 +35,7 @@ __all__ = [
     "Failure",
     "ObservedPath",
     "Outputs",
+    "Part",
     "Protocol",
     "Role",
     "Run",
@@ -42,4 +46,5 @@ __all__ = [
     "Timed",
     "TracedKernel",
     "UnreadableFile",
+    "paired_ceiling",
 ]

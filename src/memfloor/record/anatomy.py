@@ -4,7 +4,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from memfloor.record.schema import Frozen, Step, Timed
+from memfloor.record.ceiling import CeilingReading
+from memfloor.record.frozen import Frozen
+from memfloor.record.schema import Step, Timed
 
 Role = Literal["weights", "attention", "cache", "elementwise", "sampling"]
 
@@ -46,8 +48,10 @@ class StepTrace(Frozen):
         device: Whose time line the kernels lie on.
         step_seconds: Each traced step: on a GPU from the start of its first kernel to the end of its last one.
         lead_seconds: From each step's start on the host to the start of its first kernel; empty on a CPU.
+        issue_seconds: From each step's start on the host to the return of its call; empty on a CPU and in old records.
         kernels: The same kernels in every traced step.
         launches: Calls per step of the driver that launch, allocate or wait, by name.
+        ceilings: Readings of the ceiling right before and right after each traced step; empty where none were taken.
         other_steps: Traced steps left out because they ran other kernels than most.
         labelled: How kernels got their scope: by modules of a second trace, by the plan, or by their own names alone.
     """
@@ -56,8 +60,10 @@ class StepTrace(Frozen):
     device: Literal["cpu", "cuda"]
     step_seconds: tuple[float, ...] = Field(min_length=1)
     lead_seconds: tuple[float, ...] = ()
+    issue_seconds: tuple[float, ...] = ()
     kernels: tuple[TracedKernel, ...] = Field(min_length=1)
     launches: dict[str, int]
+    ceilings: tuple[tuple[CeilingReading, CeilingReading], ...] = ()
     other_steps: int = Field(default=0, ge=0)
     labelled: Literal["modules", "plan", "names"]
 
@@ -68,6 +74,8 @@ class StepTrace(Frozen):
             times = (kernel.start_seconds, kernel.seconds, kernel.launch_seconds or kernel.seconds)
             if any(len(values) != steps for values in times):
                 raise ValueError(f"kernel {kernel.name!r} has not one time for each of {steps} traced steps")
+        if len(self.ceilings) not in (0, steps):
+            raise ValueError(f"{len(self.ceilings)} pairs of ceilings stand beside {steps} traced steps")
         return self
 
 

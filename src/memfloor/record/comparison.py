@@ -5,7 +5,8 @@ from typing import Literal
 from pydantic import Field
 
 from memfloor.record.anatomy import StepTrace
-from memfloor.record.schema import Cell, Frozen, Protocol, Stored
+from memfloor.record.frozen import Frozen
+from memfloor.record.schema import Cell, Protocol, Stored
 
 Arm = Literal["baseline", "candidate"]
 # What of an environment, or the outputs, may be allowed to differ between the runs of a comparison.

@@ -1,30 +1,21 @@
 """The schema of a record: raw facts of one run, one failure or one skip; everything else is derived when reading."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from memfloor.record.ceiling import CPU_CEILING_PASSES, CeilingReading, paired_ceiling
+from memfloor.record.frozen import Frozen
 from memfloor.spec import ModelSpec, Workload
 
 SCHEMA_VERSION = 1
 
-# On a CPU each timed step is a part of its own between two short readings of the ceiling: bandwidth jumps within a
-# second where neighbours come and go, or where a host moves virtual processors between cores.
-CPU_CEILING_PASSES = 2
-# A part whose two readings differ by more than this was taken while bandwidth changed.
-STEADY_SPREAD = 1.1
-
 # A sensor that cannot answer is recorded in its own words, never as a zero.
 Reading = float | str
-
-
-class Frozen(BaseModel):
-    """Be immutable, and refuse unknown fields and numbers that are none."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class Protocol(Frozen):
@@ -82,7 +73,7 @@ class Cell(Frozen):
     spec: ModelSpec
     workload: Workload
     runtime: str
-    options: dict[str, str] = {}
+    options: dict[str, str] = Field(default_factory=dict)
     device: Literal["cpu", "cuda"]
     threads: int | None = Field(default=None, ge=1)
     prefill: bool = False
@@ -128,27 +119,6 @@ class Step(Frozen):
     def seconds(self) -> float:
         """Return the time by the device's clock where there is one."""
         return self.device_seconds or self.host_seconds
-
-
-class CeilingReading(Frozen):
-    """Hold one reading of the read-only bandwidth, taken in the process of the run.
-
-    Attributes:
-        after_steps: How many steps had been taken before it.
-        pass_bytes: Bytes that one pass reads.
-        pass_seconds: Time of each pass, in order.
-        method: The kernel and its launch shape.
-    """
-
-    after_steps: int = Field(ge=0)
-    pass_bytes: int = Field(gt=0)
-    pass_seconds: tuple[float, ...] = Field(min_length=1)
-    method: str
-
-    @property
-    def bytes_per_second(self) -> float:
-        """Return the bandwidth of the median pass."""
-        return self.pass_bytes / median(self.pass_seconds)
 
 
 class DeviceInfo(Frozen):
@@ -219,6 +189,23 @@ class OfCell(Stored):
     cell: Cell
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Hold one part of a run's timed steps, between two readings of the ceiling.
+
+    Attributes:
+        steps: Places of its timed steps among all steps of the run.
+        step_seconds: Its median timed step.
+        ceiling_bytes_per_second: Of the passes right before and right after it.
+        steady: Whether bandwidth kept steady meanwhile.
+    """
+
+    steps: tuple[int, ...]
+    step_seconds: float
+    ceiling_bytes_per_second: float
+    steady: bool
+
+
 class Timed(OfCell):
     """Hold one fresh process's steps, in order, with its paired ceilings.
 
@@ -261,19 +248,19 @@ class Timed(OfCell):
         The share is formed part by part, the median step of a part against the passes right before and after it, and
         their median is returned. Parts while bandwidth changed are left out unless all of them are.
         """
-        parts = list(self._parts())
-        steady = [part for part in parts if part[2]] or parts
-        return median(step_bytes / step / ceiling for step, ceiling, _ in steady)
+        parts = list(self.parts())
+        steady = [part for part in parts if part.steady] or parts
+        return median(step_bytes / part.step_seconds / part.ceiling_bytes_per_second for part in steady)
 
-    def _parts(self) -> Iterator[tuple[float, float, bool]]:
-        """Give each part's median step in seconds, its ceiling in bytes per second, and whether that kept steady."""
+    def parts(self) -> Iterator[Part]:
+        """Give the parts that hold a timed step, in order."""
         for before, after in pairwise(self.ceilings):
-            taken = self.steps[before.after_steps : after.after_steps]
-            timed = [step.seconds / self.steps_per_call for step in taken if step.phase == "timed"]
+            between = range(before.after_steps, min(after.after_steps, len(self.steps)))
+            timed = tuple(place for place in between if self.steps[place].phase == "timed")
             if timed:
-                rates = [reading.pass_bytes / pass_ for reading in (before, after) for pass_ in reading.pass_seconds]
-                ends = sorted((before.bytes_per_second, after.bytes_per_second))
-                yield median(timed), median(rates), ends[1] <= STEADY_SPREAD * ends[0]
+                rate, steady = paired_ceiling(before, after)
+                seconds = median(self.steps[place].seconds for place in timed) / self.steps_per_call
+                yield Part(timed, seconds, rate, steady)
 
 
 class Run(Timed):

@@ -7,13 +7,28 @@ from memfloor.record import Run
 from memfloor.report.summary import CellSummary
 from memfloor.units import format_percent, format_seconds
 
+Finder = Callable[[Sequence[Run]], str | None]
+
 # A share of the paired ceiling below which a step is not believed without a reason, and one that no step reaches.
 IMPLAUSIBLY_LOW, IMPLAUSIBLY_HIGH = 0.1, 1.05
+# A ceiling of less than this share of the datasheet's peak is not that memory's.
+LOW_CEILING = 0.6
 # The host issues for so much of a step that the device waits for it.
 ISSUE_BOUND = 0.9
 CLOCK_DROP = 0.8
+# Other processes' share of the cores above which they are a reason.
+FOREIGN_LOAD = 0.1
 # NVML's reason "the GPU is idle": no throttling.
 IDLE_REASON = 1
+# The types that 16-bit and wider weights must have.
+WIDE_TYPES = {"bf16": "torch.bfloat16", "fp16": "torch.float16", "fp32": "torch.float32"}
+CLOCKS = {"sm_clock_hz": "GPU's clock", "memory_clock_hz": "GPU's memory clock", "cpu_clock_hz": "CPU's clock"}
+# What torch.compile says of itself where a step is not the one graph it should be.
+COMPILE_FAULTS = {
+    "graph_breaks": "graph breaks",
+    "recompiles_after_warm_up": "recompilations after warm-up",
+    "cuda_graph_skips": "CUDA graphs skipped",
+}
 
 
 def alarm(summary: CellSummary) -> str | None:
@@ -21,10 +36,17 @@ def alarm(summary: CellSummary) -> str | None:
     share = summary.fractions["streamed"].ceiling.value
     if share > IMPLAUSIBLY_HIGH:
         return f"it is at {format_percent(share)} of what its memory delivers, which cannot be: {_beyond(summary)}"
-    if share >= IMPLAUSIBLY_LOW:
-        return None
-    reasons = [text for find in REASONS if (text := find(summary.runs))]
-    return f"it is at {format_percent(share)} of its floor: {'; '.join(reasons) or 'the records do not say why'}"
+    if share < IMPLAUSIBLY_LOW:
+        return f"it is at {format_percent(share)} of its floor: {_reasons(summary, REASONS)}"
+    peak, ceiling = summary.peak_bytes_per_second, summary.ceiling_bytes_per_second.value
+    if peak and ceiling < LOW_CEILING * peak:
+        found = _reasons(summary, CEILING_REASONS)
+        return f"its ceiling is {format_percent(ceiling / peak)} of what its memory should deliver: {found}"
+    return None
+
+
+def _reasons(summary: CellSummary, finders: Sequence[Finder]) -> str:
+    return "; ".join(text for find in finders if (text := find(summary.runs))) or "the records do not say why"
 
 
 def _beyond(summary: CellSummary) -> str:
@@ -37,6 +59,23 @@ def _beyond(summary: CellSummary) -> str:
 def _elsewhere(runs: Sequence[Run]) -> str | None:
     kind, device = runs[0].cell.device, runs[0].path.facts.get("weights_device", "")
     return f"its weights lie on {device}" if device and not device.startswith(kind) else None
+
+
+def _other_dtype(runs: Sequence[Run]) -> str | None:
+    found, wanted = runs[0].path.facts.get("weights_dtype", ""), WIDE_TYPES.get(runs[0].cell.workload.weights)
+    return f"its weights are {found}, not {wanted}" if found and wanted and found != wanted else None
+
+
+def _few_threads(runs: Sequence[Run]) -> str | None:
+    facts, allowed = runs[0].path.facts, runs[0].environment.threads
+    used = facts.get("pool_threads", facts.get("torch_threads", str(allowed)))
+    return f"it ran on {used} of {allowed} threads" if runs[0].cell.device == "cpu" and int(used) < allowed else None
+
+
+def _compiled_otherwise(runs: Sequence[Run]) -> str | None:
+    facts = runs[0].path.facts
+    found = [f"{facts[name]} {words}" for name, words in COMPILE_FAULTS.items() if facts.get(name, "0") != "0"]
+    return f"torch.compile reports {' and '.join(found)}" if found else None
 
 
 def _math_attention(runs: Sequence[Run]) -> str | None:
@@ -66,16 +105,32 @@ def _throttled(runs: Sequence[Run]) -> str | None:
         mask = after.get("throttle_reasons_mask")
         if isinstance(mask, float) and int(mask) & ~IDLE_REASON:
             return f"the GPU's clocks were held back (reasons {int(mask):#x})"
-        clocks = before.get("sm_clock_hz"), after.get("sm_clock_hz")
-        if isinstance(clocks[0], float) and isinstance(clocks[1], float) and clocks[1] < CLOCK_DROP * clocks[0]:
-            return "the GPU's clock fell during a run"
+        for name, words in CLOCKS.items():
+            clocks = before.get(name), after.get(name)
+            if isinstance(clocks[0], float) and isinstance(clocks[1], float) and clocks[1] < CLOCK_DROP * clocks[0]:
+                return f"the {words} fell during a run"
     return None
 
 
-REASONS: tuple[Callable[[Sequence[Run]], str | None], ...] = (
+def _shared_host(runs: Sequence[Run]) -> str | None:
+    load = max(run.environment.foreign_load for run in runs)
+    return f"other processes took up to {format_percent(load)} of the host's cores" if load > FOREIGN_LOAD else None
+
+
+def _shared_gpu(runs: Sequence[Run]) -> str | None:
+    counts = [run.environment.foreign_gpu_processes for run in runs]
+    others = max((count for count in counts if isinstance(count, int)), default=0)
+    return f"other processes used the GPU, up to {others}" if others else None
+
+
+CEILING_REASONS: tuple[Finder, ...] = (_throttled, _shared_gpu, _shared_host)
+REASONS: tuple[Finder, ...] = (
     _elsewhere,
+    _other_dtype,
+    _few_threads,
+    _compiled_otherwise,
     _math_attention,
     _cudnn_plans,
     _host_bound,
-    _throttled,
+    *CEILING_REASONS,
 )

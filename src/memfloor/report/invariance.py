@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean, variance
 
 from memfloor.record import StepTrace
-from memfloor.report.ledger import owned_seconds
+from memfloor.report.kernel_times import owned_seconds
 
 # Kernels of one arm may differ so much in time from the same kernels of the other, and over the whole step.
 TIME_TOLERANCE = 0.05

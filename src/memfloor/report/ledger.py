@@ -3,17 +3,19 @@
 Kernel times come from traced steps, the step from timed ones of another process. The time between kernels is never read
 off a trace of kernels that are launched one by one, as the profiler slows the host. It is predicted: on a GPU from the
 traced launches, scaled to the time the host takes without a profiler, on a CPU from the twin. What the prediction
-misses is unexplained. Source: docs/method.md.
+misses is unexplained. Where the ceiling was read beside traced steps too, timed and traced ones that met the same
+bandwidth are taken. Source: docs/method.md.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 from memfloor.floor import step_traffic
-from memfloor.record import Anatomy, Role, StepTrace
+from memfloor.record import Anatomy, Role
+from memfloor.report.kernel_times import gap_seconds, queued_seconds, role_seconds
+from memfloor.report.matching import Match, match_steps
 from memfloor.report.tables import seconds_interval
 from memfloor.stats import Estimate, estimate
 from memfloor.units import format_percent, format_seconds
@@ -22,6 +24,8 @@ LEDGER_COLUMNS = ("term", "time", "95 % CI", "share of gap", "what would remove 
 
 # A ledger whose unexplained share of the step is larger is refused.
 TOLERANCE = 0.05
+# A bootstrap of the median of so few values is their range.
+RANGE_RUNS = 5
 
 # Each term: the role of its kernels, its name, and what would remove it.
 EXCESS: tuple[tuple[Role, str, str], ...] = (
@@ -60,7 +64,8 @@ class Ledger:
     """Hold the ledger of one cell on one device; floor, terms and unexplained add up to the step in each anatomy.
 
     Attributes:
-        step_seconds: The timed step.
+        matches: The steps of each anatomy that the ledger rests on.
+        step_seconds: The timed step, of the steps that the ledger rests on.
         floor_seconds: The time its bytes take at the paired ceiling.
         terms: By owner.
         unexplained_seconds: The timed step less everything else.
@@ -70,6 +75,7 @@ class Ledger:
     """
 
     anatomies: tuple[Anatomy, ...]
+    matches: tuple[Match, ...]
     step_seconds: Estimate
     floor_seconds: Estimate
     terms: tuple[Term, ...]
@@ -77,6 +83,11 @@ class Ledger:
     launch_side_seconds: Estimate | None
     profiled_over_unprofiled: float
     verdict: str
+
+    def steps_kept(self, which: Literal["timed_steps", "traced_steps"]) -> tuple[int, int]:
+        """Return how many steps of all anatomies the ledger rests on, and how many there are."""
+        kept, taken = zip(*(getattr(match, which) for match in self.matches), strict=True)
+        return sum(kept), sum(taken)
 
     def to_json(self) -> dict[str, Any]:
         """Return the ledger as plain data for `--json`."""
@@ -95,33 +106,38 @@ class Ledger:
             "unexplained_seconds": self.unexplained_seconds.value,
             "launch_side_seconds": self.launch_side_seconds.value if self.launch_side_seconds else None,
             "profiled_over_unprofiled": self.profiled_over_unprofiled,
+            "timed_steps": self.steps_kept("timed_steps"),
+            "traced_steps": self.steps_kept("traced_steps"),
             "verdict": self.verdict,
         }
 
 
 def make_ledger(anatomies: Sequence[Anatomy]) -> Ledger:
     """Return the ledger of the anatomies of one cell on one device."""
-    entries = {id(anatomy): entries_of(anatomy) for anatomy in anatomies}
-    step = estimate(anatomies, lambda anatomy: anatomy.p50_seconds)
-    floor = estimate(anatomies, lambda anatomy: entries[id(anatomy)]["floor"])
-    unexplained = estimate(anatomies, lambda anatomy: entries[id(anatomy)]["unexplained"])
+    matches = tuple(map(match_steps, anatomies))
+    # Where no anatomy has steps to set against each other all are shown, and the verdict refuses them.
+    matched = [match.anatomy for match in matches if match.refusal is None] or list(anatomies)
+    entries = {id(anatomy): entries_of(anatomy) for anatomy in matched}
+    step = estimate(matched, lambda anatomy: anatomy.p50_seconds)
+    floor = estimate(matched, lambda anatomy: entries[id(anatomy)]["floor"])
+    unexplained = estimate(matched, lambda anatomy: entries[id(anatomy)]["unexplained"])
     remedies = {name: remedy for _, name, remedy in EXCESS} | {IDLE[0]: IDLE[1]}
     gap = step.value - floor.value
     terms = []
     for name, remedy in remedies.items():
-        seconds = estimate(anatomies, lambda anatomy, name=name: entries[id(anatomy)][name])  # type: ignore[misc]
+        seconds = estimate(matched, lambda anatomy, name=name: entries[id(anatomy)][name])  # type: ignore[misc]
         terms.append(Term(name, seconds, seconds.value / gap, remedy))
-    twins = [anatomy for anatomy in anatomies if anatomy.twin]
-    profiled = median(median(a.trace.step_seconds) / a.p50_seconds for a in anatomies)
+    twins = [anatomy for anatomy in matched if anatomy.twin]
     return Ledger(
         anatomies=tuple(anatomies),
+        matches=matches,
         step_seconds=step,
         floor_seconds=floor,
         terms=tuple(terms),
         unexplained_seconds=unexplained,
         launch_side_seconds=estimate(twins, twin_seconds) if twins else None,
-        profiled_over_unprofiled=profiled,
-        verdict=_verdict(unexplained.value / step.value),
+        profiled_over_unprofiled=median(median(a.trace.step_seconds) / a.p50_seconds for a in matched),
+        verdict=_verdict(unexplained.value / step.value, [match.refusal for match in matches]),
     )
 
 
@@ -151,6 +167,19 @@ def ledger_checks(ledger: Ledger) -> list[str]:
     if ledger.launch_side_seconds:
         seconds = format_seconds(ledger.launch_side_seconds.value)
         said.append(f"The same operators on tensors too small to matter take {seconds} a step.")
+    runs = ledger.step_seconds.runs
+    if 1 < runs <= RANGE_RUNS:
+        share = format_percent(1 - 2 * 0.5**runs)
+        said.append(f"An interval over {runs} anatomies is their range: it holds the true median {share} of the time.")
+    refusals = [match.refusal for match in ledger.matches if match.refusal]
+    if refusals:
+        said.append(f"{len(refusals)} of {len(ledger.matches)} anatomies have no steps to compare: {refusals[0]}.")
+    timed, traced = ledger.steps_kept("timed_steps"), ledger.steps_kept("traced_steps")
+    if timed[0] < timed[1] or traced[0] < traced[1]:
+        said.append(
+            f"{timed[0]} of {timed[1]} timed and {traced[0]} of {traced[1]} traced steps are in it: those of each "
+            "anatomy that met the same bandwidth."
+        )
     return said
 
 
@@ -189,61 +218,6 @@ def idle_seconds(anatomy: Anatomy, busy_seconds: float) -> float:
     return queued_seconds(trace, issued) - busy_seconds
 
 
-def queued_seconds(trace: StepTrace, issue_seconds: float) -> float:
-    """Return the time of a step whose kernels run as traced, each when it is launched and the one before has ended.
-
-    Args:
-        trace: Of a step whose kernels are launched one by one; it gives the pattern of the launches.
-        issue_seconds: The time in which the host launches the step without a profiler.
-    """
-    lead = median(trace.lead_seconds)
-    last = max(median(kernel.launch_seconds) for kernel in trace.kernels)
-    slower = (lead + last) / issue_seconds
-    latency = min(
-        start - launch
-        for kernel in trace.kernels
-        for start, launch in zip(kernel.start_seconds, kernel.launch_seconds, strict=True)
-    )
-    end = 0.0
-    for kernel, seconds in zip(trace.kernels, exclusive_seconds(trace), strict=True):
-        launched = (lead + median(kernel.launch_seconds)) / slower + latency
-        end = max(end, launched) + seconds
-    return end
-
-
-def role_seconds(trace: StepTrace) -> dict[Role, float]:
-    """Return the time that kernels of each role own; their sum is the time in which any kernel runs."""
-    owned: dict[Role, float] = {}
-    for kernel, seconds in zip(trace.kernels, exclusive_seconds(trace), strict=True):
-        owned[kernel.role] = owned.get(kernel.role, 0.0) + seconds
-    return owned
-
-
-def exclusive_seconds(trace: StepTrace) -> list[float]:
-    """Return the time that each kernel owns, the median over traced steps."""
-    return [
-        median(kernel)
-        for kernel in zip(*map(owned_seconds, repeat(trace), range(len(trace.step_seconds))), strict=True)
-    ]
-
-
-def gap_seconds(trace: StepTrace) -> float:
-    """Return the time of a traced step in which no kernel runs, the median over traced steps."""
-    return median(seconds - sum(owned_seconds(trace, step)) for step, seconds in enumerate(trace.step_seconds))
-
-
-def owned_seconds(trace: StepTrace, step: int) -> list[float]:
-    """Return each kernel's time in one step beyond the end of all kernels before it: some overlap on a GPU."""
-    if trace.device == "cpu":
-        return [kernel.seconds[step] for kernel in trace.kernels]
-    owned, last = [], 0.0
-    for kernel in trace.kernels:
-        start, end = kernel.start_seconds[step], kernel.start_seconds[step] + kernel.seconds[step]
-        owned.append(max(0.0, end - max(last, start)))
-        last = max(last, end)
-    return owned
-
-
 def twin_seconds(anatomy: Anatomy) -> float:
     """Return the twin's median step."""
     return median(step.seconds for step in anatomy.twin)
@@ -269,7 +243,9 @@ def _role_bytes(anatomy: Anatomy, step_bytes: int) -> dict[Role, int]:
     }
 
 
-def _verdict(unexplained: float) -> str:
+def _verdict(unexplained: float, refusals: Sequence[str | None]) -> str:
+    if all(refusals):
+        return f"refused: enough timed and traced steps met no bandwidth in common: {refusals[0]}"
     if abs(unexplained) <= TOLERANCE:
         return "explained"
     return (

@@ -3,14 +3,13 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from memfloor.report.alarms import alarm
+from memfloor.report.alarms import FOREIGN_LOAD, alarm
 from memfloor.report.summary import CellSummary
 from memfloor.report.tables import percent_interval, runtime_label
 from memfloor.units import format_bandwidth, format_bytes, format_percent, format_seconds
 
 CACHE_MULTIPLE = 4
 CEILING_SPREAD = 1.25
-FOREIGN_LOAD = 0.1
 # Packages whose version can change what a step does.
 STACK = ("torch", "transformers", "triton")
 

@@ -6,13 +6,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from memfloor.trace.steps import CACHE_UPDATE, MODULE, STEP
+from memfloor.trace.steps import CACHE_UPDATE, MODULE, SETTLE, STEP
 
 # The profiler's own first steps are slow.
 WARM_STEPS = 2
 
 
-def capture_steps(step: Callable[[], None], steps: int, device: str, path: Path) -> None:
+def capture_steps(
+    step: Callable[[], None], steps: int, device: str, path: Path, beside: Callable[[], None] | None = None
+) -> None:
     """Trace a number of steps, each annotated and each ended before the next begins.
 
     Args:
@@ -20,22 +22,34 @@ def capture_steps(step: Callable[[], None], steps: int, device: str, path: Path)
         steps: Steps to trace.
         device: `cpu` or `cuda`.
         path: Where the trace goes; a name that ends in .gz is gzipped. Perfetto opens it.
+        beside: Called right before each traced step and after the last one; where it is given, a step that settles
+            the caches precedes each traced one.
     """
     import torch
     from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
     wait: Callable[[], object] = torch.cuda.synchronize if device == "cuda" else lambda: None
+
+    def take(name: str) -> None:
+        wait()
+        with record_function(name):
+            step()
+        wait()
+
     with profile(
         activities=activities,
         schedule=schedule(wait=0, warmup=WARM_STEPS, active=steps, repeat=1),
         on_trace_ready=lambda finished: finished.export_chrome_trace(str(path)),
     ) as profiler:
-        for _ in range(WARM_STEPS + steps):
-            wait()
-            with record_function(STEP):
-                step()
-            wait()
+        for index in range(WARM_STEPS + steps):
+            if beside is not None and index >= WARM_STEPS:
+                beside()
+                take(SETTLE)
+            take(STEP)
+            # The profiler writes its trace when it is told of the last step.
+            if beside is not None and index == WARM_STEPS + steps - 1:
+                beside()
             profiler.step()
 
 

@@ -1,11 +1,14 @@
 """Read a trace that torch.profiler exported: spans of the host and of the device, with what ties them."""
 
 import gzip
+import math
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import ijson
 
@@ -23,6 +26,9 @@ CATEGORIES: dict[str, Category] = {
     "user_annotation": "annotation",
 }
 MICROSECOND = 1e-6
+# What export_chrome_trace writes near the beginning of a file; another version may use other units.
+SCHEMA_VERSION = 1
+HEAD_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +61,15 @@ def read_trace(path: Path) -> list[Span]:
     """Return the spans of a trace, in the order of their start; the file may be gzipped and is read as a stream.
 
     Raises:
-        UsageError: The file is missing, cut short, or no trace of torch.profiler.
+        UsageError: The file is missing, cut short, or no trace of torch.profiler of a version that is known.
     """
     try:
         with path.open("rb") as file, _plain(file) as plain:
+            _check_version(path, plain.peek(HEAD_BYTES))
             spans = list(_spans(plain))
-    except (OSError, EOFError, ijson.JSONError) as error:
+    except (OSError, EOFError, zlib.error, ijson.JSONError) as error:
         raise UsageError(f"{path} is not a whole JSON trace: {error}") from error
-    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise UsageError(f"{path} holds an event that torch.profiler does not write: {error!r}") from error
     if not spans:
         raise UsageError(f"{path} holds no event of torch.profiler; allowed: a file of export_chrome_trace")
@@ -77,18 +84,27 @@ def read_trace(path: Path) -> list[Span]:
     )
 
 
-def _plain(file: IO[bytes]) -> gzip.GzipFile | IO[bytes]:
+def _plain(file: BufferedReader) -> gzip.GzipFile | BufferedReader:
     start = file.read(2)
     file.seek(0)
     # The magic bytes of gzip.
     return gzip.GzipFile(fileobj=file) if start == b"\x1f\x8b" else file
 
 
-def _spans(file: gzip.GzipFile | IO[bytes]) -> Iterator[tuple[Category, str, float, float, int, int | None]]:
+def _check_version(path: Path, head: bytes) -> None:
+    found = re.search(rb'"schemaVersion"\s*:\s*(\d+)', head)
+    if found and int(found.group(1)) != SCHEMA_VERSION:
+        raise UsageError(f"{path} has schemaVersion {int(found.group(1))}; allowed: {SCHEMA_VERSION}")
+
+
+def _spans(file: gzip.GzipFile | BufferedReader) -> Iterator[tuple[Category, str, float, float, int, int | None]]:
     for event in ijson.items(file, "traceEvents.item", use_float=True):
         category = CATEGORIES.get(event.get("cat"))
         if category is not None and event["ph"] == "X":
-            yield category, _name(event["name"]), float(event["ts"]), float(event["dur"]), *_place(category, event)
+            start, duration = float(event["ts"]), float(event["dur"])
+            if not (math.isfinite(start) and 0 <= duration < math.inf):
+                raise ValueError(f"{event['name']} lasts {duration} us from {start}")
+            yield category, _name(event["name"]), start, duration, *_place(category, event)
 
 
 def _name(name: str) -> str:

@@ -1,5 +1,6 @@
 """Cut a trace into steps and reduce each to the kernels it ran, with the operator and module each belongs to."""
 
+import re
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,10 @@ from memfloor.errors import UsageError
 from memfloor.trace.kineto import Span
 
 STEP = "memfloor.step"
+# Calls of the driver that make a kernel run.
+LAUNCHES_KERNEL = re.compile(r"(cuda|cu)(LaunchKernel|LaunchCooperativeKernel|GraphLaunch)")
+# Between a reading of the ceiling and a step; not looked at.
+SETTLE = "memfloor.settle"
 MODULE = "memfloor.module:"
 CACHE_UPDATE = "cache.update"
 # Operators that move no data: what they take belongs to the host.
@@ -79,12 +84,14 @@ class TracedStep:
         lead: From the step's start on the host to the start of the first kernel.
         kernels: By start.
         launches: Calls of the driver by name.
+        issued: From the step's start on the host to the return of its call; None on a CPU.
     """
 
     seconds: float
     lead: float
     kernels: tuple[Kernel, ...]
     launches: dict[str, int]
+    issued: float | None = None
 
 
 def cut_steps(spans: Sequence[Span], device: str) -> list[TracedStep]:
@@ -95,7 +102,8 @@ def cut_steps(spans: Sequence[Span], device: str) -> list[TracedStep]:
         device: `cpu` or `cuda`: whose kernels count.
 
     Raises:
-        UsageError: No step is annotated, a step has no kernels, or streams overlap.
+        UsageError: No step is annotated, a step has no kernels, or streams overlap, or kernels are
+            missing.
     """
     markers = [span for span in spans if span.category == "annotation" and span.name == STEP]
     if not markers:
@@ -114,16 +122,21 @@ def cut_steps(spans: Sequence[Span], device: str) -> list[TracedStep]:
 def _cuda_step(marker: Span, spans: Sequence[Span], kernels: dict[int, list[Span]]) -> TracedStep:
     stack = _Stack()
     launches: Counter[str] = Counter()
+    lost = 0
     found: list[tuple[Span, Span, tuple[str, ...], str]] = []
     for span in _within(marker, spans):
         if span.category == "launch":
             launches[span.name] += 1
             ops, scope = stack.around(span)
-            found += [(kernel, span, ops, scope) for kernel in kernels.get(span.correlation or -1, ())]
+            launched = kernels.get(span.correlation or -1, ())
+            lost += not launched and LAUNCHES_KERNEL.match(span.name) is not None
+            found += [(kernel, span, ops, scope) for kernel in launched]
         else:
             stack.push(span)
     if not found:
         raise UsageError("a step of the trace launched no kernel")
+    if lost:
+        raise UsageError(f"{lost} launches of a step have no kernel in the trace: its buffers ran over, or it was cut")
     found.sort(key=lambda item: item[0].start)
     _refuse_overlapping_streams([item[0] for item in found])
     first, end = found[0][0].start, max(kernel.end for kernel, *_ in found)
@@ -135,6 +148,7 @@ def _cuda_step(marker: Span, spans: Sequence[Span], kernels: dict[int, list[Span
             for kernel, launch, ops, scope in found
         ),
         launches=dict(launches),
+        issued=marker.seconds,
     )
 
 

@@ -1,0 +1,11 @@
+"""The traced process of the runtime whose cost of launching is known."""
+
+from known_launch import KnownLaunch
+
+from memfloor.experiments.traced_child import main
+from memfloor.runtimes import REGISTRY
+
+REGISTRY[KnownLaunch.name] = KnownLaunch
+
+if __name__ == "__main__":
+    main()
