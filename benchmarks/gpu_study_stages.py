@@ -151,13 +151,15 @@ class AnatomyStage:
     def take_one(self, block: int, cell: Cell, budget: Budget) -> int:
         """Take one anatomy if it fits; return how many were taken, and say why if none could be."""
         # Reads traces, which needs a library that the runs do not need.
-        from memfloor.experiments.anatomy import AnatomyPlan, take_anatomies
+        from memfloor.experiments.anatomy import TRACED_STEPS, AnatomyPlan, take_anatomies
 
         limit_seconds = None if cell.key in self._lost else budget.admit(cell, block, "anatomy")
         if limit_seconds is None:
             return 0
         begun = budget.elapsed
-        plan = AnatomyPlan(cell, block + 1, Protocol.on("cuda"), time_limit_seconds=limit_seconds)
+        plan = AnatomyPlan(
+            cell, block + 1, Protocol.on("cuda"), TRACED_STEPS["cuda"], time_limit_seconds=limit_seconds
+        )
         try:
             taken = len(list(take_anatomies(plan, self.store, lambda phase: None, range(block))))
         except UsageError as problem:

@@ -237,7 +237,7 @@ def test_its_help_names_every_stage(capsys):
 def test_an_anatomy_is_taken_once_and_shown_and_one_that_cannot_be_taken_is_named(tiny_model, tmp_path, history):
     said = []
     [engine] = grid([tiny_model], [64], [("engine", {})], "cpu", threads=1)
-    [pair] = grid([tiny_model], [64], [("engine", {})], "cpu", batch=2)
+    [pair] = grid([tiny_model], [64], [("engine", {})], "cpu", batch=[2])
     stage = AnatomyStage([engine, pair], Store(tmp_path / "anatomy"), said.append)
     assert stage.missing() == 2 * ANATOMY_RUNS
     assert stage.take(Budget(0.0, history), None) == 0

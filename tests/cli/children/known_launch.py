@@ -30,6 +30,10 @@ class KnownLaunch:
     def launches_one_by_one(cls, cell):
         return True
 
+    @classmethod
+    def steps_per_call(cls, cell):
+        return 1
+
     def prepare(self):
         import torch
 

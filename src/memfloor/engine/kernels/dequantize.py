@@ -23,7 +23,8 @@ FP8_HALF_BIAS = tl.constexpr(2.0**60)
 def fp8_field(words: tl.tensor, field: tl.constexpr, half: tl.constexpr) -> tl.tensor:
     """Return a half's field of words as float32, 2**-120 times too small."""
     high = words << (24 - 16 * half - 8 * field)
-    return ((high & -0x80000000) | ((high >> 4) & 0x07F00000)).to(tl.float32, bitcast=True)
+    # The shift repeats the sign, so that one mask keeps it with the exponent and the fraction.
+    return ((high >> 4) & -0x78100000).to(tl.float32, bitcast=True)
 
 
 @triton.jit
