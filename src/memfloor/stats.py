@@ -69,6 +69,10 @@ class Ratio:
     ci95: tuple[float, float] | None
     blocks: int
 
+    def __str__(self) -> str:
+        interval = f" [{self.ci95[0]:.3f}, {self.ci95[1]:.3f}]" if self.ci95 else ""
+        return f"{self.value:.3f}{interval}"
+
 
 def paired_ratio(numerator: Mapping[int, float], denominator: Mapping[int, float]) -> Ratio:
     """Return the ratio of two arms of an interleaved comparison.

@@ -104,6 +104,56 @@ def test_verdict_and_null_come_from_the_interval(compared, candidate, verdict, n
     assert (found.verdict, found.null) == (verdict, null)
 
 
+@pytest.fixture
+def on_two_states(cells, make_run):
+    """Return a function that compares arms whose steps take work over the bandwidth that each block's run met."""
+
+    def make(ours, theirs, work=(1.0, 1.0), **said):
+        records = [
+            make_run(step_seconds=(share / rate,) * 3, ceiling=1e9 * rate, block=block, cell=cell).model_copy(
+                update={"session_id": SESSION}
+            )
+            for cell, rates, share in zip(cells, (ours, theirs), work, strict=True)
+            for block, rate in enumerate(rates)
+        ]
+        return compare([comparison(cells, **said)], [], records)[0]
+
+    return make
+
+
+def test_a_verdict_that_bandwidth_made_is_withheld_and_its_null_undecided(on_two_states):
+    # By time the baseline is 1.67 times as slow, for it alone met the slow state.
+    found = on_two_states([30, 30, 30], [50, 50, 50], expect_null_below=1.5)
+    assert (found.ratio.value, found.equal_bandwidth.ratio.value) == (pytest.approx(5 / 3), pytest.approx(1))
+    assert found.verdict.startswith("unclear: bandwidth differed between the arms by up to 66.7 % in a block; at equal")
+    assert found.verdict.endswith("1.000 [1.000, 1.000], equivalent")
+    assert found.null == "undecided"
+    answer = found.to_json()
+    assert (answer["ratio_at_equal_bandwidth"], answer["bandwidth_apart"]) == pytest.approx((1, 5 / 3))
+    assert any(line.startswith("at equal bandwidth, if both arms go by it: 1.000") for line in comparison_lines(found))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "work", "verdict", "null"),
+    [
+        # Twice the work is slower in any state.
+        ([30, 50], [50, 50], (4.0, 1.0), "unclear", "undecided"),
+        ([30, 30], [50, 50], (2.0, 1.0), "faster", "falsified"),
+        # Ceilings within a tenth count as equal, whatever they would make of the ratio.
+        ([50, 50], [54, 54], (1.0, 1.0), "faster", "holds"),
+    ],
+)
+def test_a_verdict_that_equal_bandwidth_confirms_is_given(on_two_states, ours, theirs, work, verdict, null):
+    found = on_two_states(ours, theirs, work, expect_null_below=1.5)
+    assert (found.verdict, found.null) == (verdict, null)
+
+
+def test_a_refused_verdict_decides_no_null(compared, cells):
+    seen = [observation(cells[0]), observation(cells[1], tokens=((1,), (7,)))]
+    found = compared({0: 2, 1: 2}, {0: 2, 1: 2}, seen, **NULL)
+    assert (found.refused, found.null) == (True, "undecided")
+
+
 def test_runs_of_another_session_and_another_cell_are_left_out(cells, runs_of, make_cell):
     records = [
         *runs_of(cells, {0: 2}, {0: 1}),
@@ -223,6 +273,10 @@ def test_equal_arms_raise_no_alarm_and_fewer_blocks_than_a_sample_say_nothing(sa
     assert any("of all 6 samples of 5 blocks" in line for line in alarm_sentences(found))
     assert alarms_json(found)["resolvable_margin"] < 0.02
     assert false_alarms(same_arms([1.0, 1.0])) == []
+
+
+def test_what_bandwidth_alone_made_is_no_false_alarm(on_two_states):
+    assert [item.share for item in false_alarms(on_two_states([30, 30, 30], [50, 50, 50]))] == [0.0]
 
 
 def test_small_samples_are_drawn_from_more_blocks_than_they_hold(compared):

@@ -6,14 +6,13 @@ from itertools import combinations
 from typing import Any, Literal
 
 from memfloor.record import ArmObservation, Cell, Comparison, Failure, Run, Skip, StepTrace
-from memfloor.report.environments import environment_differences
+from memfloor.report.bandwidths import EqualBandwidth, at_equal_bandwidth
 from memfloor.report.invariance import Invariance, compare_traces
-from memfloor.report.outputs import LAUNCH, OutputsFound, compare_outputs, differ_in_launch_alone
-from memfloor.stats import Ratio, paired_ratio, verdict
+from memfloor.report.outputs import LAUNCH, compare_outputs, differ_in_launch_alone
+from memfloor.report.verdicts import DEFAULT_MARGIN, REFUSED, judge, null_of, verdict_of
+from memfloor.stats import Ratio, paired_ratio
 
 Records = Sequence[Run | Failure | Skip]
-# For arms that were paired afterwards; a comparison states its own.
-DEFAULT_MARGIN = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +26,7 @@ class Compared:
         baseline_runs: Its runs, in the order of blocks.
         candidate_runs: Its runs.
         ratio: The baseline's time over the candidate's, paired by block; None where no block has both.
+        equal_bandwidth: What it would be at equal bandwidth; None where no block has both.
         verdict: `faster`, `slower`, `equivalent` or `unclear`; or why there is none.
         null: What has become of the claim that the ratio stays below a threshold; None where nothing was claimed.
         invariance: What two traces say of the arms; None where one is missing.
@@ -40,6 +40,7 @@ class Compared:
     baseline_runs: tuple[Run, ...]
     candidate_runs: tuple[Run, ...]
     ratio: Ratio | None
+    equal_bandwidth: EqualBandwidth | None
     verdict: str
     null: str | None
     invariance: Invariance | None
@@ -52,6 +53,11 @@ class Compared:
         if self.ratio is None:
             return None
         return "confounded" if self.confounders else "isolated"
+
+    @property
+    def refused(self) -> bool:
+        """Tell whether the verdict is refused."""
+        return self.verdict.startswith(REFUSED)
 
     @property
     def margin(self) -> float:
@@ -77,11 +83,19 @@ class Compared:
         ours, theirs = ({block: arm[block] for block in blocks} for arm in self.p50_seconds)
         return paired_ratio(ours, theirs)
 
+    def verdict_by(self, blocks: Sequence[int]) -> str:
+        """Return the verdict that these blocks alone would have given, by their times and ceilings alone."""
+        arms = ([run for run in runs if run.block in blocks] for runs in (self.baseline_runs, self.candidate_runs))
+        return judge(self.ratio_of(blocks), at_equal_bandwidth(*arms), self.margin)
+
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as plain data for `--json`."""
         return {
             "ratio": self.ratio.value if self.ratio else None,
             "ci95": self.ratio.ci95 if self.ratio else None,
+            "ratio_at_equal_bandwidth": self.equal_bandwidth.ratio.value if self.equal_bandwidth else None,
+            "ci95_at_equal_bandwidth": self.equal_bandwidth.ratio.ci95 if self.equal_bandwidth else None,
+            "bandwidth_apart": self.equal_bandwidth.apart if self.equal_bandwidth else None,
             "verdict": self.verdict,
             "isolation": self.isolation,
             "confounders": list(self.confounders),
@@ -161,8 +175,12 @@ def _compare_one(comparison: Comparison, observations: Sequence[ArmObservation],
 def _derive(comparison: Comparison | None, ours: _Arm, theirs: _Arm, missing: str) -> Compared:
     times = ours.p50_seconds, theirs.p50_seconds
     ratio = paired_ratio(*times) if times[0].keys() & times[1].keys() else None
+    equal = at_equal_bandwidth(ours.runs, theirs.runs) if ratio else None
     outputs = compare_outputs(ours.cell, theirs.cell, ours.seen, theirs.seen)
     invariance = compare_traces(ours.trace, theirs.trace) if ours.trace and theirs.trace else None
+    said = f"none: {missing}"
+    if ratio and equal:
+        said = verdict_of(comparison, ratio, equal, (*ours.runs, *theirs.runs), outputs)
     return Compared(
         comparison=comparison,
         baseline=ours.cell,
@@ -170,32 +188,13 @@ def _derive(comparison: Comparison | None, ours: _Arm, theirs: _Arm, missing: st
         baseline_runs=ours.runs,
         candidate_runs=theirs.runs,
         ratio=ratio,
-        verdict=_verdict(comparison, ratio, (*ours.runs, *theirs.runs), outputs) if ratio else f"none: {missing}",
-        null=_null(ratio, comparison.expect_null_below if comparison else None),
+        equal_bandwidth=equal,
+        verdict=said,
+        null=null_of(comparison, ratio, equal, said),
         invariance=invariance,
         confounders=(*_by_construction(ours.cell, theirs.cell), *_seen(invariance, ours, theirs)),
         outputs=outputs.text,
     )
-
-
-def _verdict(comparison: Comparison | None, ratio: Ratio, runs: Sequence[Run], outputs: OutputsFound) -> str:
-    may_differ = comparison.may_differ if comparison else ()
-    differences = environment_differences(runs, may_differ)
-    if differences:
-        return f"refused: environments differ, {'; '.join(differences)}"
-    if outputs.first_difference is not None and "outputs" not in may_differ:
-        return f"refused: outputs differ from step {outputs.first_difference}"
-    return verdict(ratio, comparison.margin if comparison else DEFAULT_MARGIN)
-
-
-def _null(ratio: Ratio | None, below: float | None) -> str | None:
-    if below is None:
-        return None
-    if ratio is None or ratio.ci95 is None:
-        return "undecided"
-    if ratio.ci95[1] < below:
-        return "holds"
-    return "falsified" if ratio.ci95[0] >= below else "undecided"
 
 
 def _by_construction(baseline: Cell, candidate: Cell) -> list[str]:

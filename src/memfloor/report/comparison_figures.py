@@ -37,7 +37,7 @@ def forest(compared: Sequence[Compared]) -> Figure:
         axes = figure.subplots()
         axes.axvline(1.0, color="black", linewidth=0.8)
         for row, (item, ratio) in enumerate(drawn):
-            colour = VERDICT_COLOURS.get(item.verdict, REFUSED_COLOUR)
+            colour = verdict_colour(item)
             # What lies inside counts as equivalent.
             axes.barh(row, item.margin + item.margin / (1 + item.margin), left=1 / (1 + item.margin), color="#EEEEEE")
             if ratio.ci95:
@@ -105,13 +105,22 @@ def small_sample_ratios(compared: Compared) -> list[Ratio]:
     return [compared.ratio_of(sample) for sample in block_samples(compared.blocks, SMALL_SAMPLE, SAMPLES)]
 
 
+def verdict_colour(item: Compared) -> str:
+    """Return the colour of a comparison's verdict, or of its refusal."""
+    return VERDICT_COLOURS.get(_word(item), REFUSED_COLOUR)
+
+
+def _word(item: Compared) -> str:
+    # The first word of a sentence that says why.
+    return item.verdict.partition(":")[0]
+
+
 def _with_ratio(compared: Sequence[Compared]) -> list[tuple[Compared, Ratio]]:
     return [(item, item.ratio) for item in compared if item.ratio]
 
 
 def _forest_text(item: Compared, ratio: Ratio) -> str:
-    refused = item.verdict.startswith("refused")
-    return f"{ratio.value:.3f} {ratio_interval(ratio)} {'refused' if refused else item.verdict}, {item.isolation}"
+    return f"{ratio.value:.3f} {ratio_interval(ratio)} {_word(item)}, {item.isolation}"
 
 
 def _line_label(item: Compared) -> str:

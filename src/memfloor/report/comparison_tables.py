@@ -1,6 +1,7 @@
 """Comparisons as text: the same rows and lines in the terminal and on the page."""
 
 from memfloor.record import Cell
+from memfloor.report.bandwidths import EqualBandwidth
 from memfloor.report.compared import Compared
 from memfloor.report.tables import runtime_label
 from memfloor.stats import Ratio
@@ -43,6 +44,8 @@ def comparison_lines(compared: Compared) -> list[str]:
         return [compared.verdict]
     said = [] if compared.comparison else [f"{AFTERWARDS}: neither margin nor number of runs was stated before"]
     said += [f"outputs: {compared.outputs}"]
+    if compared.equal_bandwidth:
+        said.append(_bandwidths(compared.equal_bandwidth))
     if compared.comparison and compared.comparison.expect_null_below is not None:
         said.append(f"expected below {compared.comparison.expect_null_below:g}: {compared.null}")
     said += [f"confounded: {item}" for item in compared.confounders]
@@ -52,6 +55,11 @@ def comparison_lines(compared: Compared) -> list[str]:
         named = "; ".join(map(str, changed[:SHOWN_KERNELS]))
         said.append(f"kernels that take another time, as a ratio with its interval: {named}{more}")
     return said
+
+
+def _bandwidths(equal: EqualBandwidth) -> str:
+    differed = f"; {equal}" if equal.differed else ""
+    return f"at equal bandwidth, if both arms go by it: {equal.ratio}{differed}"
 
 
 def arms_text(compared: Compared) -> str:

@@ -7,12 +7,12 @@ from statistics import median
 from typing import Any
 
 from memfloor.report.compared import Compared
-from memfloor.stats import Ratio, block_samples, verdict
+from memfloor.stats import Ratio, block_samples
 
 BLOCKS = (3, 5, 10)
 # A bootstrap for each sample: more would take a reader's patience.
 SAMPLES = 200
-QUIET = ("equivalent", "unclear")
+ALARMS = ("faster", "slower")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def _of_size(compared: Compared, size: int) -> FalseAlarms:
     shared = compared.blocks
     samples = block_samples(shared, size, SAMPLES)
     ratios = [compared.ratio_of(sample) for sample in samples]
-    alarms = sum(verdict(ratio, compared.margin) not in QUIET for ratio in ratios)
+    alarms = sum(compared.verdict_by(sample) in ALARMS for sample in samples)
     margins = [found for ratio in ratios if (found := resolvable_margin(ratio)) is not None]
     exhaustive = len(samples) == comb(len(shared), size)
     return FalseAlarms(size, len(samples), exhaustive, alarms / len(samples), median(margins))
