@@ -185,6 +185,7 @@ def test_unequal_outputs_withhold_the_verdict_unless_they_may_differ(compared, c
     times = {0: 2, 1: 2}, {0: 1, 1: 1}
     refused = compared(*times, seen)
     assert refused.verdict == "refused: outputs differ from step 2"
+    assert refused.confounders == ("outputs: differ from step 2: tokens (2,) and (7,)",)
     assert refused.ratio.value == pytest.approx(2.0)
     assert compared(*times, seen, may_differ=("outputs",)).verdict == "faster"
 
@@ -221,6 +222,12 @@ def test_traces_decide_the_isolation_and_a_missing_one_is_no_proof(compared, cel
     blind = observation(cells[1]).model_copy(update={"trace": None, "trace_problem": "no profiler"})
     found = compared(*times, [observation(cells[0]), blind])
     assert found.confounders == ("not known, for want of a trace of the candidate: no profiler",)
+
+
+def test_outputs_that_should_have_been_compared_and_were_not_isolate_nothing(compared, cells):
+    silent = observation(cells[1]).model_copy(update={"outputs": None, "outputs_problem": "it died"})
+    found = compared({0: 2}, {0: 1}, [observation(cells[0]), silent])
+    assert found.confounders == ("outputs: not compared: the candidate gave none, it died",)
 
 
 def test_two_runtimes_are_confounded_by_construction(make_cell, runs_of):

@@ -1,6 +1,6 @@
 import pytest
 
-from memfloor.record import StepTrace, TracedKernel
+from memfloor.record import CeilingReading, StepTrace, TracedKernel
 from memfloor.report.invariance import compare_traces, kernel_changes, name_seconds
 
 
@@ -64,10 +64,35 @@ def test_a_small_kernel_that_changed_is_named_and_does_not_confound():
     assert [str(kernel) for kernel in found.changed] == ["b 1.200 [1.200, 1.200]"]
 
 
-def test_an_interval_that_reaches_into_the_tolerance_says_nothing():
+def test_an_interval_that_reaches_beyond_the_tolerance_isolates_nothing():
     # The mean is 8 % longer; the steps of each arm spread by as much.
-    found = compare_traces(trace(A, B, steps=(0.9, 1.1)), trace(A, B, steps=(0.95, 1.21)))
-    assert found.confounders == ()
+    (said,) = compare_traces(trace(A, B, steps=(0.9, 1.1)), trace(A, B, steps=(0.95, 1.21))).confounders
+    assert said.startswith("times: not resolved, time in kernels 1.080 [")
+    # 1 % apart with an interval from -1 to +3 % lies inside.
+    ours, theirs = (trace(A, B, steps=[middle * (1 + 0.01 * n) for n in (-1, 0, 1)]) for middle in (1.0, 1.01))
+    assert compare_traces(ours, theirs).confounders == ()
+
+
+def beside(made, *rates):
+    """Say which bandwidth each traced step met."""
+    pairs = [
+        (CeilingReading(after_steps=0, pass_bytes=100, pass_seconds=(100 / rate,), method="t"),) * 2 for rate in rates
+    ]
+    return made.model_copy(update={"device": "cpu", "ceilings": pairs})
+
+
+def test_times_are_compared_in_steps_that_met_one_bandwidth():
+    # The candidate met the slow state in three of its six steps, where everything takes twice as long.
+    ours = beside(trace(A, B, steps=(1.0,) * 3), 50, 50, 50)
+    theirs = beside(trace(A, B, steps=(2.0, 1.0) * 3), 30, 50, 30, 50, 30, 50)
+    found = compare_traces(ours, theirs)
+    assert (found.confounders, [kernel.ratio for kernel in found.kernels]) == ((), [1.0, 1.0])
+    assert found.unobserved == ("memory: a trace on a CPU shows no allocations, so none were looked for",)
+    (said,) = compare_traces(ours, beside(trace(A, B, steps=(2.0,) * 3), 30, 30, 30)).confounders
+    assert said == (
+        "times not comparable: 3 baseline steps met a steady one, 50 B/s to 50 B/s, "
+        "3 candidate steps met a steady one, 30 B/s to 30 B/s"
+    )
 
 
 def test_the_interval_is_welchs_and_widened_for_the_number_of_names():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from memfloor.errors import UsageError
+from memfloor.experiments.anatomy import TRACED_STEPS
 from memfloor.experiments.ask import TRACED_CHILD, Answer, ask
 from memfloor.experiments.blocks import Listener, Plan, take_blocks
 from memfloor.experiments.study import grid
@@ -28,7 +29,6 @@ from memfloor.record import (
     Store,
 )
 
-TRACED_STEPS = 5
 OUTPUT_STEPS = 16
 
 RuntimeText = tuple[str, dict[str, str]]
@@ -176,7 +176,9 @@ def observe_arms(
 def _observe(comparison: Comparison, arm: Arm, cell: Cell, time_limit_seconds: float) -> ArmObservation:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "arm.trace.json.gz"
-        job = TraceJob(cell=cell, seed=comparison.seed, steps=TRACED_STEPS, path=path, output_steps=OUTPUT_STEPS)
+        job = TraceJob(
+            cell=cell, seed=comparison.seed, steps=TRACED_STEPS[cell.device], path=path, output_steps=OUTPUT_STEPS
+        )
         answer = ask(TRACED_CHILD, job, time_limit_seconds)
     trace = _result(answer, "traced")
     outputs = _result(answer, "outputs")

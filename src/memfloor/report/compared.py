@@ -93,14 +93,15 @@ class Compared:
         return {
             "ratio": self.ratio.value if self.ratio else None,
             "ci95": self.ratio.ci95 if self.ratio else None,
-            "ratio_at_equal_bandwidth": self.equal_bandwidth.ratio.value if self.equal_bandwidth else None,
-            "ci95_at_equal_bandwidth": self.equal_bandwidth.ratio.ci95 if self.equal_bandwidth else None,
-            "bandwidth_apart": self.equal_bandwidth.apart if self.equal_bandwidth else None,
             "verdict": self.verdict,
             "isolation": self.isolation,
             "confounders": list(self.confounders),
             "blocks": self.ratio.blocks if self.ratio else 0,
             "planned_blocks": self.comparison.planned_runs if self.comparison else None,
+            "ratio_at_equal_bandwidth": self.equal_bandwidth.ratio.value if self.equal_bandwidth else None,
+            "ci95_at_equal_bandwidth": self.equal_bandwidth.ratio.ci95 if self.equal_bandwidth else None,
+            "bandwidth_apart": self.equal_bandwidth.apart if self.equal_bandwidth else None,
+            "unobserved": list(self.invariance.unobserved) if self.invariance else [],
             "margin": self.margin,
             "null": self.null,
             "outputs": self.outputs,
@@ -192,7 +193,11 @@ def _derive(comparison: Comparison | None, ours: _Arm, theirs: _Arm, missing: st
         verdict=said,
         null=null_of(comparison, ratio, equal, said),
         invariance=invariance,
-        confounders=(*_by_construction(ours.cell, theirs.cell), *_seen(invariance, ours, theirs)),
+        confounders=(
+            *_by_construction(ours.cell, theirs.cell),
+            *_seen(invariance, ours, theirs),
+            *outputs.confounders,
+        ),
         outputs=outputs.text,
     )
 

@@ -49,6 +49,7 @@ def comparison_lines(compared: Compared) -> list[str]:
     if compared.comparison and compared.comparison.expect_null_below is not None:
         said.append(f"expected below {compared.comparison.expect_null_below:g}: {compared.null}")
     said += [f"confounded: {item}" for item in compared.confounders]
+    said += [f"not observed: {item}" for item in compared.invariance.unobserved] if compared.invariance else []
     changed = compared.invariance.changed if compared.invariance else []
     if changed:
         more = f"; and {len(changed) - SHOWN_KERNELS} more" if len(changed) > SHOWN_KERNELS else ""

@@ -12,12 +12,14 @@ from statistics import fmean, variance
 
 from memfloor.record import StepTrace
 from memfloor.report.kernel_times import owned_seconds
+from memfloor.report.matching import match_traces
 
 # Kernels of one arm may differ so much in time from the same kernels of the other, and over the whole step.
 TIME_TOLERANCE = 0.05
 ERROR_RATE = 0.05
 ALLOCATIONS = ("cudaMalloc", "cudaMallocAsync", "cudaFree", "cudaFreeAsync", "cuMemAlloc", "cuMemAllocAsync")
 NAMED = 3
+NO_ALLOCATOR = "memory: a trace on a CPU shows no allocations, so none were looked for"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,13 @@ class KernelChange:
             return False
         return self.interval[1] < 1 / (1 + TIME_TOLERANCE) or self.interval[0] > 1 + TIME_TOLERANCE
 
+    @property
+    def same(self) -> bool:
+        """Tell whether the whole interval lies within the tolerance."""
+        if self.interval is None:
+            return False
+        return self.interval[0] >= 1 / (1 + TIME_TOLERANCE) and self.interval[1] <= 1 + TIME_TOLERANCE
+
     def __str__(self) -> str:
         if self.ratio is None or self.interval is None:
             return f"{self.name[:60]}, no interval"
@@ -59,12 +68,14 @@ class Invariance:
     """Hold what two traces say of two arms.
 
     Attributes:
-        kernels: By name, longest first; empty where the arms run different kernels.
-        confounders: What differs beside the launch; nothing if the launch is isolated.
+        kernels: By name, longest first; empty where the arms run different kernels, or met no bandwidth in common.
+        confounders: What differs beside the launch, or may for all that is known; nothing if the launch is isolated.
+        unobserved: What these traces cannot show.
     """
 
     kernels: tuple[KernelChange, ...]
     confounders: tuple[str, ...]
+    unobserved: tuple[str, ...] = ()
 
     @property
     def changed(self) -> list[KernelChange]:
@@ -76,16 +87,22 @@ def compare_traces(baseline: StepTrace, candidate: StepTrace) -> Invariance:
     """Return what differs between two arms beside the launch.
 
     Compared are the kernels with how often each runs, the bytes each reads, allocations inside a step, and the times of
-    the kernels: each name's, and those of the whole step. Names that differ count as a confounder where they move more
-    than the tolerance of the time in kernels.
+    the kernels: each name's, and those of the whole step, in steps that met one bandwidth. Names that differ count as a
+    confounder where they move more than the tolerance of the time in kernels; that of the whole step also where its
+    interval reaches beyond the tolerance.
     """
     allocations = list(_allocations(baseline, candidate))
+    unobserved = (NO_ALLOCATOR,) if "cpu" in (baseline.device, candidate.device) else ()
     found = _kernels(baseline, candidate)
     if found:
         # The times and bytes of other kernels would say nothing.
-        return Invariance((), (*found, *allocations))
-    kernels = kernel_changes(baseline, candidate)
-    return Invariance(kernels, (*_bytes(baseline, candidate), *allocations, *_times(baseline, candidate, kernels)))
+        return Invariance((), (*found, *allocations), unobserved)
+    others = (*_bytes(baseline, candidate), *allocations)
+    matched = match_traces(baseline, candidate)
+    if isinstance(matched, str):
+        return Invariance((), (*others, f"times not comparable: {matched}"), unobserved)
+    kernels = kernel_changes(*matched)
+    return Invariance(kernels, (*others, *_times(*matched, kernels)), unobserved)
 
 
 def kernel_changes(baseline: StepTrace, candidate: StepTrace) -> tuple[KernelChange, ...]:
@@ -165,8 +182,10 @@ def _times(baseline: StepTrace, candidate: StepTrace, kernels: Sequence[KernelCh
     whole = _change("time in kernels", ours, theirs, ERROR_RATE)
     if whole.interval is None:
         yield "times: one traced step gives no interval"
-    if whole.differs:
+    elif whole.differs:
         yield f"times: {whole} times the baseline's, more than {TIME_TOLERANCE:.0%} apart"
+    elif not whole.same:
+        yield f"times: not resolved, {whole} times the baseline's, may be more than {TIME_TOLERANCE:.0%} apart"
     changed = sorted((kernel for kernel in kernels if kernel.differs), key=_moved, reverse=True)
     share = sum(map(_moved, changed)) / whole.baseline_seconds
     if share > TIME_TOLERANCE:

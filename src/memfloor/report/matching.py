@@ -1,4 +1,6 @@
-"""Timed and traced steps that met the same bandwidth: two processes take them, and some machines have two states.
+"""Steps of two processes that met the same bandwidth: timed and traced ones, or traced ones of two arms.
+
+Some machines have two states.
 
 Steps are chosen and never scaled: how much longer a kernel takes in the slower state is another number for each kernel.
 Source: docs/method.md.
@@ -46,23 +48,44 @@ def match_steps(anatomy: Anatomy) -> Match:
     if not trace.ceilings:
         return everything
     of_timed = {place: p.ceiling_bytes_per_second for p in anatomy.parts() if p.steady for place in p.steps}
-    pairs = (paired_ceiling(before, after) for before, after in trace.ceilings)
-    of_traced = {place: rate for place, (rate, steady) in enumerate(pairs) if steady}
+    of_traced = _steady(trace)
     enough = min(timed, max(ENOUGH_STEPS, ceil(ENOUGH_TIMED * timed))), min(traced, ENOUGH_STEPS)
     chosen = _choose(of_timed, of_traced, enough)
     if chosen is None:
-        refusal = f"{_ranges(of_timed, of_traced)}; take more with --timed-steps and --traced-steps"
+        ranges = f"{_range(of_timed, 'timed')}, {_range(of_traced, 'traced')}"
+        refusal = f"{ranges}; take more with --timed-steps and --traced-steps"
         return Match(anatomy, (0, timed), (0, traced), refusal)
     kept = anatomy.model_copy(update={"steps": _settle(anatomy.steps, chosen[0]), "trace": _only(trace, chosen[1])})
     return Match(kept, (len(chosen[0]), timed), (len(chosen[1]), traced))
 
 
+def match_traces(baseline: StepTrace, candidate: StepTrace) -> tuple[StepTrace, StepTrace] | str:
+    """Return the traces of two arms with the steps that met one bandwidth; or why not, where too few met any.
+
+    Chosen is the bandwidth that most of the baseline's steps met. All steps are kept where no ceiling was read beside
+    those of either.
+    """
+    if not baseline.ceilings or not candidate.ceilings:
+        return baseline, candidate
+    ours, theirs = _steady(baseline), _steady(candidate)
+    enough = min(ENOUGH_STEPS, len(baseline.step_seconds)), min(ENOUGH_STEPS, len(candidate.step_seconds))
+    chosen = _choose(ours, theirs, enough)
+    if chosen is None:
+        return f"{_range(ours, 'baseline')}, {_range(theirs, 'candidate')}"
+    return _only(baseline, chosen[0]), _only(candidate, chosen[1])
+
+
+def _steady(trace: StepTrace) -> dict[int, float]:
+    pairs = (paired_ceiling(before, after) for before, after in trace.ceilings)
+    return {place: rate for place, (rate, steady) in enumerate(pairs) if steady}
+
+
 def _choose(
-    timed: Mapping[int, float], traced: Mapping[int, float], enough: tuple[int, int]
+    first: Mapping[int, float], second: Mapping[int, float], enough: tuple[int, int]
 ) -> tuple[list[int], list[int]] | None:
-    """Return the places of the timed and of the traced steps at one bandwidth; None where too few of both meet any."""
-    lowest = sorted({*timed.values(), *traced.values()})
-    pairs = [(_within(timed, low), _within(traced, low)) for low in lowest]
+    """Return the places of the first and of the second steps at one bandwidth; None where too few of both meet any."""
+    lowest = sorted({*first.values(), *second.values()})
+    pairs = [(_within(first, low), _within(second, low)) for low in lowest]
     usable = [pair for pair in pairs if len(pair[0]) >= enough[0] and len(pair[1]) >= enough[1]]
     return max(usable, key=lambda pair: (len(pair[0]), len(pair[1])), default=None)
 
@@ -101,10 +124,6 @@ def _only(trace: StepTrace, kept: Sequence[int]) -> StepTrace:
             "ceilings": tuple(trace.ceilings[place] for place in kept),
         }
     )
-
-
-def _ranges(timed: Mapping[int, float], traced: Mapping[int, float]) -> str:
-    return f"{_range(timed, 'timed')}, {_range(traced, 'traced')}"
 
 
 def _range(rates: Mapping[int, float], which: str) -> str:

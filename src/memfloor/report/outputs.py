@@ -14,10 +14,17 @@ class OutputsFound:
     Attributes:
         text: In words.
         first_difference: The first step, from 1, whose outputs differ; None where none does or none was compared.
+        missing: Whether they should have been compared and could not.
     """
 
     text: str
     first_difference: int | None = None
+    missing: bool = False
+
+    @property
+    def confounders(self) -> tuple[str, ...]:
+        """Return what stands against arms that do the same; nothing where outputs need not agree."""
+        return (f"outputs: {self.text}",) if self.missing or self.first_difference is not None else ()
 
 
 def compare_outputs(
@@ -33,9 +40,9 @@ def compare_outputs(
         return OutputsFound(f"not comparable: {reason}")
     for name, observation in (("baseline", ours), ("candidate", theirs)):
         if observation is None:
-            return OutputsFound(f"not compared: nothing was seen of the {name}")
+            return OutputsFound(f"not compared: nothing was seen of the {name}", missing=True)
         if observation.outputs is None:
-            return OutputsFound(f"not compared: the {name} gave none, {observation.outputs_problem}")
+            return OutputsFound(f"not compared: the {name} gave none, {observation.outputs_problem}", missing=True)
     assert ours is not None
     assert theirs is not None
     assert ours.outputs is not None
