@@ -46,7 +46,11 @@ def test_every_context_is_a_comparison_said_before_its_runs_and_interleaved_with
     assert (said[0].margin, said[0].expect_null_below, said[0].planned_runs) == (0.1, 2.5, 2)
     # Each block holds every arm of every comparison once.
     for _, block in groupby(runs, key=lambda run: run.block):
-        assert len({run.cell.key for run in block}) == 4
+        taken = [run.cell for run in block]
+        assert len({cell.key for cell in taken}) == 4
+        # The arms of a comparison lie side by side.
+        contexts = [cell.workload.context_len for cell in taken]
+        assert contexts[0::2] == contexts[1::2]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ import uuid
 import pytest
 
 from memfloor.record import ArmObservation, Comparison, Outputs, Protocol, StepTrace, Store, TracedKernel
-from memfloor.report.compared import compare, pair_afterwards
+from memfloor.report.afterwards import pair_afterwards
+from memfloor.report.compared import compare
 from memfloor.report.comparison_figures import COMPARISON_FIGURES, forest, small_sample_ratios
 from memfloor.report.comparison_section import comparison_section
 from memfloor.report.comparison_tables import comparison_lines, comparison_row
@@ -237,14 +238,32 @@ def test_two_runtimes_are_confounded_by_construction(make_cell, runs_of):
     assert found.confounders == ("by construction: hf-eager and hf-compile run kernels of their own",)
 
 
-def test_launch_modes_of_one_session_are_paired_afterwards_and_labelled(cells, runs_of, make_cell):
-    def launched(records, *modes):
-        half = len(records) // 2
-        return [
-            run.model_copy(update={"path": run.path.model_copy(update={"facts": {"launch": modes[index // half]}})})
-            for index, run in enumerate(records)
-        ]
+def launched(records, *modes):
+    """Say how the runs of the first cell and those of the others were launched."""
+    first = records[0].cell.key
+    return [
+        run.model_copy(update={"path": run.path.model_copy(update={"facts": {"launch": modes[run.cell.key != first]}})})
+        for run in records
+    ]
 
+
+def test_sessions_of_a_resumed_study_are_one_comparison_paired_within_each(cells, runs_of):
+    # Block 1 of the first session lacks its candidate and must not meet that of the second session.
+    first = launched(runs_of(cells, {0: 4, 1: 100}, {0: 2}), "eager", "graph")
+    second = launched(runs_of(cells, {0: 9, 1: 9}, {0: 3, 1: 3}, session_id="d" * 32), "eager", "graph")
+    elsewhere = [
+        run.model_copy(
+            update={"session_id": "e" * 32, "environment": run.environment.model_copy(update={"kernel": "6.2"})}
+        )
+        for run in launched(runs_of(cells, {0: 5}, {0: 1}), "eager", "graph")
+    ]
+    here, there = pair_afterwards([*first, *second, *elsewhere])
+    assert here.ratio.value == pytest.approx((2 * 3 * 3) ** (1 / 3))
+    assert (here.blocks, there.blocks) == ([0, 1, 2], [0])
+    assert there.ratio.value == pytest.approx(5)
+
+
+def test_launch_modes_of_one_session_are_paired_afterwards_and_labelled(cells, runs_of, make_cell):
     # The eager arm comes last, and is the baseline all the same.
     records = launched(runs_of(cells[::-1], {0: 1, 1: 1}, {0: 2, 1: 2}), "graph", "eager")
     elsewhere = launched(runs_of((cells[0], make_cell(2048)), {0: 1}, {0: 2}, session_id="d" * 32), "eager", "graph")

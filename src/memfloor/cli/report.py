@@ -60,7 +60,8 @@ def figure(
 
 def compared_in(store: Store, records: Records) -> "list[Compared]":
     """Return the comparisons of a folder, by arms; where none was registered, launch modes paired afterwards."""
-    from memfloor.report.compared import compare, pair_afterwards
+    from memfloor.report.afterwards import pair_afterwards
+    from memfloor.report.compared import compare
     from memfloor.report.comparison_tables import arms_text
 
     comparisons, observations = store.comparisons()

@@ -135,15 +135,17 @@ def register(pairs: Sequence[Pair], terms: Terms, store: Store) -> list[Comparis
 def take_comparisons(
     comparisons: Sequence[Comparison], store: Store, listener: Listener, time_limit_seconds: float
 ) -> list[Run | Failure | Skip]:
-    """Take the runs of all comparisons of one session, interleaved in the same randomised blocks."""
+    """Take the runs of all comparisons of one session in the same randomised blocks, the arms of each side by side."""
     first = comparisons[0]
     keys = [(item.baseline.key, item.candidate.key) for item in comparisons]
+    number = {key: place for place, pair in enumerate(keys) for key in pair}
     plan = Plan(
         cells=[cell for item in comparisons for cell in (item.baseline, item.candidate)],
         runs=first.planned_runs,
         protocol=first.protocol,
         time_limit_seconds=time_limit_seconds,
         seed=first.seed,
+        compared=lambda cell: number[cell.key],
         partners={ours: theirs for pair in keys for ours, theirs in (pair, pair[::-1])},
     )
     return list(take_blocks(plan, store, listener, session_id=first.session_id))

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any, Literal
 
 from memfloor.record import ArmObservation, Cell, Comparison, Failure, Run, Skip, StepTrace
 from memfloor.report.bandwidths import EqualBandwidth, at_equal_bandwidth
 from memfloor.report.invariance import Invariance, compare_traces
-from memfloor.report.outputs import LAUNCH, compare_outputs, differ_in_launch_alone
+from memfloor.report.outputs import compare_outputs
 from memfloor.report.verdicts import DEFAULT_MARGIN, REFUSED, judge, null_of, verdict_of
 from memfloor.stats import Ratio, paired_ratio
 
@@ -120,37 +119,22 @@ def compare(
     return [_compare_one(item, observations, records) for item in comparisons]
 
 
-def pair_afterwards(records: Records) -> list[Compared]:
-    """Return comparisons of launch modes that nobody registered: runs of one session that differ in launch alone.
-
-    The arm whose record says that it launched eagerly is the baseline. Nothing is known of traces and outputs.
-    """
-    sessions: dict[str, dict[str, list[Run]]] = {}
-    for record in records:
-        if isinstance(record, Run):
-            sessions.setdefault(record.session_id, {}).setdefault(record.cell.key, []).append(record)
-    found = []
-    for cells in sessions.values():
-        for arms in combinations([_Arm(runs[0].cell, _by_block(runs), None) for runs in cells.values()], 2):
-            eager = [arm for arm in arms if arm.runs[0].path.facts.get(LAUNCH) == "eager"]
-            if len(eager) == 1 and differ_in_launch_alone(arms[0].cell, arms[1].cell):
-                other = arms[1] if arms[0] is eager[0] else arms[0]
-                found.append(_derive(None, eager[0], other, missing=""))
-    return [item for item in found if item.ratio]
-
-
 @dataclass(frozen=True, slots=True)
-class _Arm:
+class Arm:
+    """Hold one arm: its cell, its runs in the order of blocks, and what was seen of it; None where nothing was."""
+
     cell: Cell
     runs: tuple[Run, ...]
     seen: ArmObservation | None
 
     @property
     def trace(self) -> StepTrace | None:
+        """Return its trace, if one was taken."""
         return self.seen.trace if self.seen else None
 
     @property
     def p50_seconds(self) -> dict[int, float]:
+        """Return the median step of its runs, by block."""
         return {run.block: run.p50_seconds for run in self.runs}
 
 
@@ -162,18 +146,26 @@ def _compare_one(comparison: Comparison, observations: Sequence[ArmObservation],
     session = [record for record in records if record.session_id == comparison.session_id]
     seen = [item for item in observations if item.session_id == comparison.session_id]
 
-    def arm(cell: Cell) -> _Arm:
+    def arm(cell: Cell) -> Arm:
         runs = [item for item in session if isinstance(item, Run) and item.cell.key == cell.key]
         mine = [item for item in seen if item.cell.key == cell.key]
-        return _Arm(cell, _by_block(runs), mine[-1] if mine else None)
+        return Arm(cell, _by_block(runs), mine[-1] if mine else None)
 
     keys = comparison.baseline.key, comparison.candidate.key
     lost = [item for item in session if item.cell.key in keys and not isinstance(item, Run)]
     missing = _reason(lost[0]) if lost else "no block has a run of both arms"
-    return _derive(comparison, arm(comparison.baseline), arm(comparison.candidate), missing)
+    return derive(comparison, arm(comparison.baseline), arm(comparison.candidate), missing)
 
 
-def _derive(comparison: Comparison | None, ours: _Arm, theirs: _Arm, missing: str) -> Compared:
+def derive(comparison: Comparison | None, ours: Arm, theirs: Arm, missing: str) -> Compared:
+    """Return what the records of two arms say.
+
+    Args:
+        comparison: What was said before the first run; None for arms that were paired afterwards.
+        ours: The baseline.
+        theirs: The candidate.
+        missing: Why no block has both, if none has.
+    """
     times = ours.p50_seconds, theirs.p50_seconds
     ratio = paired_ratio(*times) if times[0].keys() & times[1].keys() else None
     equal = at_equal_bandwidth(ours.runs, theirs.runs) if ratio else None
@@ -208,7 +200,7 @@ def _by_construction(baseline: Cell, candidate: Cell) -> list[str]:
     return [f"by construction: {baseline.runtime} and {candidate.runtime} run kernels of their own"]
 
 
-def _seen(invariance: Invariance | None, ours: _Arm, theirs: _Arm) -> tuple[str, ...]:
+def _seen(invariance: Invariance | None, ours: Arm, theirs: Arm) -> tuple[str, ...]:
     if invariance is not None:
         return invariance.confounders
     problems = [

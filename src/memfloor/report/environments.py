@@ -16,6 +16,12 @@ FIELDS: dict[DifferingField, Callable[[Environment], str]] = {
 }
 
 
+def place(environment: Environment) -> tuple[tuple[str, str], ...]:
+    """Return all that must not differ between the runs of a comparison, by name."""
+    fields = {name: read(environment) for name, read in FIELDS.items()}
+    return (*fields.items(), *sorted(environment.packages.items()))
+
+
 def environment_differences(runs: Sequence[Run], may_differ: Collection[DifferingField] = ()) -> list[str]:
     """Return what differs between the environments of runs, such as `driver: 580.1 and 590.2`.
 
