@@ -32,6 +32,7 @@ def test_every_context_is_a_comparison_said_before_its_runs_and_interleaved_with
     assert done.status == 0, done.err
     assert [answer["context"] for answer in answers] == [64, 128]
     for answer in answers:
+        assert answer["alarms"] == []
         assert tuple(answer)[: len(KEYS)] == KEYS
         assert answer["ratio"] == pytest.approx(2.0)
         assert (answer["verdict"], answer["null"], answer["isolation"]) == ("faster", "holds", "isolated")
@@ -64,7 +65,7 @@ def test_every_context_is_a_comparison_said_before_its_runs_and_interleaved_with
 )
 def test_what_goes_wrong_with_an_arm_is_recorded_and_ends_nothing(launch, context, verdict, isolation, words):
     done, answers = launch("--context", f"{context},64")
-    assert done.status == 0, done.err
+    assert done.status == (3 if verdict.startswith("refused") else 0), done.err
     assert (answers[0]["verdict"], answers[0]["isolation"]) == (verdict, isolation)
     assert words in json.dumps(answers[0])
     assert (answers[1]["verdict"], answers[1]["isolation"]) == ("faster", "isolated")
@@ -146,8 +147,16 @@ def test_real_launch_modes_are_compared_reported_and_drawn(memfloor, tiny_model,
     assert "outputs: equal: the tokens of 16 steps and every bit of the last logits" in done.out
     # Times of a tiny model's kernels are noise; the kernels themselves are not.
     assert "kernels:" not in done.out
-    assert len(json.loads(memfloor("runs", runs, "--json").out)) == 4
-    assert memfloor("query", runs, "SELECT * FROM runs").status == 0
+    assert len(json.loads(memfloor("runs", runs, "--kind", "run", "--json").out)) == 4
+    listed = memfloor("runs", runs).out
+    assert [listed.count(kind) for kind in ("arm_observation", "ab, 2 blocks planned")] == [2, 1]
+    (row,) = json.loads(memfloor("query", runs, "SELECT * FROM comparisons", "--json").out)
+    assert (row["question"], row["blocks"], row["planned_blocks"], row["candidate"]) == (
+        "ab",
+        2,
+        2,
+        "engine,launch=graph",
+    )
     assert memfloor("report", runs, "-o", tmp_path / "page.html").status == 0
     assert "What one change does" in (tmp_path / "page.html").read_text()
     for number in ("5", "6"):

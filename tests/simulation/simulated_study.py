@@ -8,7 +8,8 @@ from simulated_machine import TERMS, Machine
 from simulated_records import make_anatomy, make_run
 
 from memfloor.record import paired_ceiling
-from memfloor.report.ledger import TOLERANCE, entries_of, make_ledger
+from memfloor.report.breakdown import entries_of
+from memfloor.report.ledger import TOLERANCE, make_ledger, middle
 from memfloor.report.matching import match_steps
 from memfloor.stats import estimate, paired_ratio, verdict
 
@@ -151,12 +152,14 @@ def scaled(anatomy):
 
 def _unexplained(anatomies):
     shares = np.array([entries_of(anatomy)["unexplained"] / anatomy.p50_seconds for anatomy in anatomies])
-    of_three = np.median(shares[: len(shares) // 3 * 3].reshape(-1, 3), axis=1)
+    share_of = dict(zip(map(id, anatomies), shares, strict=True))
+    threes = [anatomies[first : first + 3] for first in range(0, len(anatomies) - 2, 3)]
+    of_three = np.array([share_of[id(middle(three)[0])] for three in threes])
     return {
         "mean": float(np.mean(shares)),
         "median of sizes": float(np.median(np.abs(shares))),
         "refused": float(np.mean(np.abs(shares) > TOLERANCE)),
-        "refused, median of three": float(np.mean(np.abs(of_three) > TOLERANCE)),
+        "refused, middle of three": float(np.mean(np.abs(of_three) > TOLERANCE)),
     }
 
 

@@ -1,6 +1,7 @@
 import math
 import uuid
 
+import plotly.graph_objects as go
 import pytest
 
 from memfloor.record import ArmObservation, Comparison, Outputs, Protocol, StepTrace, Store, TracedKernel
@@ -10,7 +11,9 @@ from memfloor.report.comparison_figures import COMPARISON_FIGURES, forest, small
 from memfloor.report.comparison_section import comparison_section
 from memfloor.report.comparison_tables import comparison_lines, comparison_row
 from memfloor.report.false_alarms import alarm_sentences, alarms_json, false_alarms
-from memfloor.report.page import figure_svg
+from memfloor.report.figures import figure_svg
+from memfloor.report.forest import forest_chart
+from memfloor.report.page import render
 
 SESSION = "c" * 32
 NULL = {"expect_null_below": 1.5}
@@ -153,6 +156,14 @@ def test_a_refused_verdict_decides_no_null(compared, cells):
     seen = [observation(cells[0]), observation(cells[1], tokens=((1,), (7,)))]
     found = compared({0: 2, 1: 2}, {0: 2, 1: 2}, seen, **NULL)
     assert (found.refused, found.null) == (True, "undecided")
+
+
+def test_an_arm_far_from_its_floor_raises_an_alarm(compared):
+    # A step reads 273 kB, which take 0.273 ms.
+    found = compared({0: 5, 1: 5}, {0: 0.5, 1: 0.5})
+    (said,) = found.to_json()["alarms"]
+    assert said.startswith("baseline: it is at 5.4 % of its floor: ")
+    assert f"alarm, {said}" in comparison_lines(found)
 
 
 def test_runs_of_another_session_and_another_cell_are_left_out(cells, runs_of, make_cell):
@@ -325,6 +336,24 @@ def test_figures_and_section_show_every_comparison_and_the_published_points(comp
     assert "expected below 1.5: falsified" in page or "expected below 1.5: undecided" in page
     assert "none: no block has a run of both arms" in page
     assert comparison_section([]) == ""
+
+
+def test_the_forest_chart_tells_all_of_a_comparison_and_plotly_takes_it(compared, same_arms):
+    chart = forest_chart([compared({0: 4, 1: 5}, {0: 2, 1: 2}, **NULL), compared({0: 2}, {}), same_arms([1.0, 1.0])])
+    *margins, ratios = chart.traces
+    assert len(margins) == len(ratios["x"]) == 2
+    assert ratios["x"] == pytest.approx([5**0.5, 1])
+    assert ratios["marker"]["color"] == ["#8A8F98", "#0072B2"]
+    for words in ("tiny engine over engine,launch=eager", "context 512, Some CPU", "2.236 [", "2 blocks", "unclear"):
+        assert words in ratios["hovertext"][0]
+    assert [shape["x0"] for shape in chart.layout["shapes"]] == [1.0, 1.5]
+    assert len(go.Figure(data=chart.traces, layout=chart.layout).data) == 3
+
+
+def test_a_page_of_comparisons_without_runs_says_so(compared, tmp_path):
+    page = render([], [], tmp_path, compared=[compared({}, {})])
+    assert "Comparisons, and no plain runs." in page
+    assert "memfloor ab /models/tiny/config.json --baseline engine,launch=eager --candidate engine" in page
 
 
 def test_comparisons_and_what_was_seen_come_back_from_the_store(tmp_path, cells, make_run):

@@ -1,7 +1,6 @@
 import pytest
 
-from memfloor.report.figures import FIGURES
-from memfloor.report.page import figure_svg
+from memfloor.report.figures import FIGURES, figure_svg
 from memfloor.report.summary import summarise
 
 

@@ -9,9 +9,10 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from memfloor.record import StepTrace, TracedKernel
+from memfloor.report.breakdown import entries_of
 from memfloor.report.gantt import gantt
 from memfloor.report.interactive import Chart, plain
-from memfloor.report.ledger import entries_of, make_ledger
+from memfloor.report.ledger import make_ledger
 from memfloor.report.page import render
 from memfloor.report.waterfall import waterfall
 
@@ -82,9 +83,11 @@ def test_the_bars_of_a_waterfall_add_up_to_the_timed_step(traced):
     anatomies = [traced(us) for us in (12.0, 30.0, 14.0, 20.0)]
     [bars] = waterfall(make_ledger(anatomies)).traces
     assert bars["y"][0::8] == ["floor", "step, timed"]
-    assert sum(bars["x"][:-1]) == pytest.approx(0.014, abs=1e-5)
-    assert bars["x"][-1] == pytest.approx(0.014)
-    assert bars["x"][:-1] == pytest.approx([1e3 * seconds for seconds in entries_of(anatomies[2]).values()], abs=1e-6)
+    # The mean of the two in the middle.
+    assert sum(bars["x"][:-1]) == pytest.approx(0.017, abs=1e-5)
+    assert bars["x"][-1] == pytest.approx(0.017)
+    both = zip(entries_of(anatomies[2]).values(), entries_of(anatomies[3]).values(), strict=True)
+    assert bars["x"][:-1] == pytest.approx([500 * sum(pair) for pair in both], abs=1e-6)
     ends = [begin + length for begin, length in zip(bars["base"], bars["x"], strict=True)]
     assert bars["base"][1:-1] == pytest.approx(ends[:-2], abs=1e-5)
     assert (bars["base"][0], bars["base"][-1]) == (0.0, 0.0)
@@ -93,7 +96,7 @@ def test_the_bars_of_a_waterfall_add_up_to_the_timed_step(traced):
 def test_a_bars_label_names_share_interval_and_remedy(traced):
     [bars] = waterfall(make_ledger([traced(12.0), traced(14.0)])).traces
     told = dict(zip(bars["y"], bars["hovertext"], strict=True))
-    for words in ("% of the gap", "median of 2", "95 % CI: ", "removed by one graph a step: launch=graph"):
+    for words in ("% of the gap", "95 % CI over 2 anatomies: ", "removed by one graph a step: launch=graph"):
         assert words in told["host and launch"]
     assert "of the gap" not in told["floor"]
 

@@ -5,9 +5,12 @@ import pytest
 
 from memfloor.record import StepTrace, Store, TracedKernel
 from memfloor.report.anatomy_figures import ANATOMY_FIGURES
+from memfloor.report.anatomy_section import ledger_sections
+from memfloor.report.breakdown import entries_of
+from memfloor.report.figures import figure_svg
 from memfloor.report.kernel_times import exclusive_seconds, gap_seconds, queued_seconds
-from memfloor.report.ledger import entries_of, ledger_checks, make_ledger
-from memfloor.report.page import figure_svg, render
+from memfloor.report.ledger import ledger_checks, make_ledger
+from memfloor.report.page import render
 
 MICROSECOND = 1e-6
 ROLES = ("weights", "attention", "cache", "elementwise", "elementwise")
@@ -146,6 +149,15 @@ def test_a_ledger_that_does_not_add_up_is_refused(anatomy_of):
     assert make_ledger([bad]).verdict.startswith("refused: kernels and predicted idle time differ from the timed step")
 
 
+def test_a_step_far_from_its_floor_raises_an_alarm(anatomy_of):
+    ledger = make_ledger([anatomy_of(0.01, cpu_trace({"weights": 0.01}, 0.01, "plan"))])
+    (said,) = ledger.to_json()["alarms"]
+    assert said.startswith("it is at 2.7 % of its floor: ")
+    assert f"Alarm: {said}." in ledger_checks(ledger)
+    near = anatomy_of(0.0004, cpu_trace({"weights": 0.0004}, 0.0004, "plan"))
+    assert make_ledger([near]).alarms == []
+
+
 @pytest.mark.parametrize(("runs", "share"), [(2, "50.0 %"), (3, "75.0 %"), (5, "93.8 %")])
 def test_what_an_interval_over_few_anatomies_is_worth_is_said(anatomy_of, runs, share):
     taken = [anatomy_of(0.01 + 0.001 * n, cpu_trace({"weights": 0.01}, 0.01, "plan")) for n in range(runs)]
@@ -184,6 +196,23 @@ def test_each_figure_of_anatomies_is_drawn_and_names_the_cell(two_anatomies):
         assert svg.startswith("<svg"), name
         assert "tiny hf-eager 512" in svg
         assert figure_svg(draw(two_anatomies)) == svg
+
+
+def test_titles_name_a_batch_and_where_there_are_several_their_device(two_anatomies, tmp_path):
+    first, second = two_anatomies
+    workload = first.cell.workload.model_copy(update={"batch": 4})
+    device = first.environment.device.model_copy(update={"name": "Other"})
+    moved = first.model_copy(
+        update={
+            "cell": first.cell.model_copy(update={"workload": workload}),
+            "environment": first.environment.model_copy(update={"device": device}),
+        }
+    )
+    (section,) = ledger_sections([moved], tmp_path)
+    assert section.title == "tiny hf-eager, context 512 x4, Other"
+    svg = figure_svg(ANATOMY_FIGURES["4"]([moved, second]))
+    assert "tiny hf-eager 512 x4, Other" in svg
+    assert "tiny hf-eager 512, Some CPU" in svg
 
 
 def test_the_page_shows_each_ledger_with_or_without_plain_runs(two_anatomies, make_run):

@@ -3,8 +3,12 @@ import uuid
 import pytest
 
 from memfloor.record import Anatomy, CeilingReading, Step, StepTrace, TracedKernel
+from memfloor.report.anatomy_figures import step_anatomy
+from memfloor.report.anatomy_section import ledger_sections
+from memfloor.report.figures import figure_svg
 from memfloor.report.ledger import ledger_checks, make_ledger
 from memfloor.report.matching import match_steps
+from memfloor.report.waterfall import waterfall
 
 FAST, SLOW = 50.0, 30.0
 
@@ -57,6 +61,31 @@ def test_steps_of_the_state_that_most_timed_steps_met_are_set_against_each_other
     assert (ledger.verdict, ledger.step_seconds.value) == ("explained", 300 / FAST)
     assert ledger_checks(ledger)[-1].startswith("5 of 9 timed and 3 of 9 traced steps are in it")
     assert ledger.to_json()["traced_steps"] == (3, 9)
+
+
+def test_charts_and_point_values_are_of_matched_steps_in_the_middle_and_add_up(anatomy_at, tmp_path):
+    # Medians over all steps would call the second anatomy the typical one, and show its slow steps.
+    anatomies = [
+        anatomy_at([SLOW] * 5 + [FAST] * 4, [SLOW] * 2 + [FAST] * 3),
+        anatomy_at([SLOW] * 9, [FAST] * 9),
+        anatomy_at([1.04 * FAST] * 9, [FAST] * 9),
+    ]
+    ledger = make_ledger(anatomies)
+    assert (len(ledger.matched), ledger.typical.p50_seconds) == (2, 300 / (1.04 * FAST))
+    step_seconds = (300 / FAST + 300 / (1.04 * FAST)) / 2
+    lines = [ledger.floor_seconds, ledger.unexplained_seconds, *(term.seconds for term in ledger.terms)]
+    assert sum(line.value for line in lines) == pytest.approx(ledger.step_seconds.value)
+    assert sum(term.share_of_gap for term in ledger.terms) == pytest.approx(
+        1 - ledger.unexplained_seconds.value / (ledger.step_seconds.value - ledger.floor_seconds.value)
+    )
+    chart = waterfall(ledger)
+    assert chart.traces[0]["x"][-1] == pytest.approx(1e3 * step_seconds)
+    assert "of 2 anatomies the mean of the two in the middle" in chart.caption
+    (section,) = ledger_sections(anatomies[:1], tmp_path)
+    assert section.waterfall.traces[0]["x"][-1] == pytest.approx(6000)
+    # A traced step of the slow state is not drawn.
+    assert max(bar for trace in section.gantt.traces for bar in trace["x"]) == pytest.approx(6e6)
+    assert ">6000<" in figure_svg(step_anatomy(anatomies[:1]))
 
 
 def test_without_ceilings_beside_the_trace_all_steps_are_kept(anatomy_at):

@@ -5,8 +5,9 @@ import pytest
 
 from memfloor.errors import UsageError
 from memfloor.floor import step_traffic
-from memfloor.record import DeviceInfo, UnreadableFile
-from memfloor.report.page import render, repeat_commands, write_page
+from memfloor.record import Comparison, DeviceInfo, Protocol, StepTrace, TracedKernel, UnreadableFile
+from memfloor.report.page import render, write_page
+from memfloor.report.repeat import anatomy_commands, comparison_commands, study_commands
 from memfloor.report.sentences import cautions, headline
 from memfloor.report.sql import run_query
 from memfloor.report.summary import summarise
@@ -209,7 +210,7 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
 
 def test_the_repeat_commands_take_the_same_cells_and_no_others(make_run, make_cell):
     cells = [make_cell(512), make_cell(1024), make_cell(512, options={"launch": "graph"}), make_cell(512, threads=1)]
-    commands = repeat_commands(summarise([make_run(cell=cell) for cell in cells])[0])
+    commands = study_commands(summarise([make_run(cell=cell) for cell in cells])[0])
     assert sorted(command.partition("config.json ")[2] for command in commands) == [
         "--runtime hf-eager --context 512 --device cpu --runs 1 --threads 1",
         "--runtime hf-eager --context 512,1024 --device cpu --runs 1",
@@ -221,7 +222,7 @@ def test_the_repeat_command_names_every_setting_that_is_not_a_default(make_run, 
     cell = make_cell(prefill=True, weights_from="/models/tiny")
     run = make_run(cell=cell, block=2)
     protocol = run.protocol.model_copy(update={"warmup_steps": 7, "timed_steps": 60})
-    [command] = repeat_commands(summarise([run.model_copy(update={"seed": 11, "protocol": protocol})])[0])
+    [command] = study_commands(summarise([run.model_copy(update={"seed": 11, "protocol": protocol})])[0])
     settings = "--weights-from /models/tiny --warmup-steps 7 --timed-steps 60 --seed 9 --prefill"
     assert command.endswith(f"--runs 3 {settings}")
 
@@ -233,8 +234,39 @@ def test_the_repeat_command_names_a_head_that_is_not_the_one_by_default(make_run
     ):
         cell = make_cell()
         cell = cell.model_copy(update={"workload": cell.workload.model_copy(update=formats)})
-        [command] = repeat_commands(summarise([make_run(cell=cell)])[0])
+        [command] = study_commands(summarise([make_run(cell=cell)])[0])
         assert command.endswith(f"--runs 1 {settings}")
+
+
+def test_comparisons_and_anatomies_are_repeated_by_their_own_commands(make_run, make_cell, anatomy_of):
+    formats = make_cell().workload.model_copy(update={"weights": "int8-g32", "head": "bf16"})
+    cells = (
+        make_cell(),
+        make_cell(runtime="engine", options={"launch": "graph"}).model_copy(update={"workload": formats}),
+    )
+    arms = [make_cell(arm=arm) for arm in ("baseline", "candidate")]
+    identity = {"record_id": "a" * 32, "session_id": "0" * 32, "taken_at": "2026-11-23T10:00:00+00:00", "seed": 3}
+    fields = {**identity, "planned_runs": 10, "protocol": Protocol(), "margin": 0.02}
+    changed = Comparison(
+        **fields, question="ab", baseline=cells[0], candidate=cells[1], expect_null_below=1.2, may_differ=("outputs",)
+    )
+    same = Comparison(**fields, question="aa", baseline=arms[0], candidate=arms[1])
+    model, settings = "/models/tiny/config.json", "--context 512 --device cpu --runs 10 --seed 3 --margin 0.02"
+    assert comparison_commands([changed, changed, same]) == [
+        f"memfloor ab {model} --baseline hf-eager --candidate engine,launch=graph,weights=int8-g32 "
+        f"{settings} --expect-null-below 1.2 --may-differ outputs",
+        f"memfloor aa {model} --runtime hf-eager {settings}",
+    ]
+    # Runs of a comparison are no study.
+    assert study_commands(summarise([make_run()])[0], [changed]) == []
+    kernel = TracedKernel(name="k", op="k", role="weights", start_seconds=(0.0,), seconds=(1.0,))
+    one_kernel = StepTrace(
+        tool="t", device="cpu", step_seconds=(1.0,), kernels=[kernel], launches={}, other_steps=1, labelled="plan"
+    )
+    taken = [anatomy_of(0.01, one_kernel, block=block) for block in range(3)]
+    assert anatomy_commands(taken) == [
+        f"memfloor anatomy {model} --runtime hf-eager --context 512 --traced-steps 2 --device cpu --runs 3"
+    ]
 
 
 def test_sql_sees_runs_and_steps(make_run, make_failure):
@@ -246,6 +278,19 @@ def test_sql_sees_runs_and_steps(make_run, make_failure):
     assert rows[0][0] == pytest.approx(0.011)
     _, rows = run_query(records, "select p50_seconds, reason from runs where kind = 'failure'")
     assert rows == [(None, "out_of_memory: needs 15 GB, 2 GB is free")]
+
+
+def test_sql_tells_arms_apart_and_sees_an_anatomys_own_ledger(make_run, make_cell, anatomy_of):
+    runs = [make_run(cell=make_cell(arm=arm)) for arm in ("baseline", "candidate")]
+    assert run_query(runs, "select arm from runs order by arm")[1] == [("baseline",), ("candidate",)]
+    kernel = TracedKernel(name="k", op="k", role="weights", start_seconds=(0.0,), seconds=(0.009,))
+    trace = StepTrace(tool="t", device="cpu", step_seconds=(0.009,), kernels=[kernel], launches={}, labelled="plan")
+    sums = "floor_seconds + weight_products_seconds + attention_seconds + cache_copies_seconds"
+    sums += " + norms_and_elementwise_seconds + sampling_seconds + host_and_launch_seconds + unexplained_seconds"
+    _, [row] = run_query(
+        [], f"select step_seconds, {sums}, unexplained_seconds from anatomies", [anatomy_of(0.01, trace)]
+    )
+    assert row == pytest.approx((0.01, 0.01, 0.001))
 
 
 def test_sql_over_nothing_gives_no_rows():

@@ -2,8 +2,8 @@ import pytest
 
 from memfloor.record import StepTrace, TracedKernel
 from memfloor.report.block import block_parts, same_blocks
-from memfloor.report.ledger import make_ledgers
-from memfloor.report.timeline import bars, middle_block, slowest_first, typical, typical_step
+from memfloor.report.ledger import make_ledgers, middle
+from memfloor.report.timeline import bars, middle_block, slowest_first, typical_step
 
 
 def kernel(name, start=0.0, seconds=1.0, **fields):
@@ -24,10 +24,11 @@ def test_a_kernel_lies_on_the_first_row_where_none_before_it_still_runs():
     assert drawn[2].end_seconds == 7.0
 
 
-def test_the_typical_anatomy_and_step_are_those_in_the_middle(anatomy_of):
+def test_the_anatomies_and_the_step_shown_are_those_in_the_middle(anatomy_of):
     anatomies = [anatomy_of(seconds, trace(kernel("k"))) for seconds in (0.3, 0.1, 0.2, 0.4)]
-    assert typical(anatomies) is anatomies[2]
-    assert typical(anatomies[:1]) is anatomies[0]
+    assert [anatomy.p50_seconds for anatomy in middle(anatomies)] == [0.2, 0.3]
+    assert middle(anatomies[:3]) == [anatomies[2]]
+    assert middle(anatomies[:1]) == [anatomies[0]]
     times = {"start_seconds": (0.0,) * 3, "seconds": (1.0,) * 3}
     steps = kernel("k").model_copy(update=times)
     assert typical_step(trace(steps, step_seconds=(3.0, 1.0, 2.0))) == 2

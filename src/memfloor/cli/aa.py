@@ -18,12 +18,14 @@ def aa(
 ) -> None:
     """Compare a runtime with itself, and say how often samples of few blocks would have called it faster or slower.
 
+    The exit status is 1 where nothing was measured, and 3 where the verdict is refused.
+
     Args:
         model: Catalogue name, or path of a Hugging Face directory or config.json.
         runtime: Runtime and its options, as in hf-static,launch=graph.
         context: Tokens in the KV cache, a comma list.
         agreed: What is said before the first run.
-        options: What measure and study share; --runs are blocks, 20 unless given.
+        options: How runs are taken; --runs are blocks.
     """
     from memfloor.experiments.comparing import twice
     from memfloor.experiments.study import grid

@@ -26,13 +26,15 @@ def general(
 ) -> None:
     """Compare two runtimes or options in interleaved blocks of fresh processes.
 
+    The exit status is 1 where nothing was measured, and 3 where a verdict is refused.
+
     Args:
         model: Catalogue name, or path of a Hugging Face directory or config.json.
         baseline: Runtime and its options, as in hf-static.
         candidate: Runtime and its options, as in hf-static,launch=graph.
         context: Tokens in the KV cache, a comma list: a comparison at each.
         agreed: What is said before the first run.
-        options: What measure and study share; --runs are blocks, 10 unless given.
+        options: How runs are taken; --runs are blocks.
     """
     from memfloor.experiments.comparing import pairs_of
 
@@ -54,12 +56,14 @@ def launch(
 ) -> None:
     """Say what launching costs: the same kernels issued one by one and as a whole, and what compiling adds.
 
+    The exit status is 1 where nothing was measured, and 3 where a verdict is refused.
+
     Args:
         model: Catalogue name, or path of a Hugging Face directory or config.json.
         arms: engine, hf-static or hf-compile (against hf-eager), repeatable; those that the device allows unless given.
         context: Tokens in the KV cache, a comma list: a comparison at each.
         agreed: What is said before the first run.
-        options: What measure and study share; --runs are blocks, 10 unless given.
+        options: How runs are taken; --runs are blocks.
     """
     from memfloor.experiments.comparing import launch_arms, pairs_of
 

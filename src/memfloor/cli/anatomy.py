@@ -4,12 +4,21 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memfloor.cli.measure import DEFAULTS, RunOptions, chosen_device, grid_options, protocol, run_count, time_limit
+from memfloor.cli.measure import (
+    DEFAULTS,
+    EXIT_REFUSED,
+    RunOptions,
+    chosen_device,
+    grid_options,
+    protocol,
+    run_count,
+    time_limit,
+)
 from memfloor.cli.output import print_json, print_table, print_text
 from memfloor.cli.parse import parse_counts, parse_runtime
 from memfloor.errors import UsageError
 from memfloor.record import Store
-from memfloor.report.tables import runtime_label
+from memfloor.report.tables import runtime_label, workload_text
 
 if TYPE_CHECKING:
     from memfloor.report.ledger import Ledger
@@ -26,12 +35,14 @@ def anatomy(
 ) -> None:
     """Say who owns each part of a decode step: timed in one process, traced in another, summed to the timed step.
 
+    The exit status is 3 where the ledger is refused.
+
     Args:
         model: Catalogue name, or path of a Hugging Face directory or config.json.
         runtime: Runtime and its options, as in hf-static,launch=graph.
         context: Tokens in the KV cache.
         traced_steps: Steps of each trace; 5, or 15 on a CPU, whose bandwidth may jump between processes.
-        options: What measure and study share; three runs unless given.
+        options: How runs are taken.
     """
     from memfloor.experiments.anatomy import TRACED_STEPS, AnatomyPlan, take_anatomies
     from memfloor.experiments.study import grid
@@ -62,6 +73,8 @@ def anatomy(
         print_json(ledger.to_json())
     else:
         show_ledger(ledger, options.out)
+    if ledger.refused:
+        sys.exit(EXIT_REFUSED)
 
 
 def show_ledger(ledger: "Ledger", folder: Path) -> None:
@@ -69,7 +82,7 @@ def show_ledger(ledger: "Ledger", folder: Path) -> None:
     from memfloor.report.ledger import LEDGER_COLUMNS, ledger_checks, ledger_rows
 
     cell = ledger.anatomies[0].cell
-    title = f"{cell.spec.name} {runtime_label(cell)}, context {cell.workload.context_len}; records in {folder}"
+    title = f"{cell.spec.name} {runtime_label(cell)}, context {workload_text(cell)}; records in {folder}"
     print_table(title, LEDGER_COLUMNS, ledger_rows(ledger))
     print_text("\n".join(ledger_checks(ledger)))
     found = Store(folder).trace_files()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from memfloor.cli.measure import EXIT_NOTHING_MEASURED, RunOptions, protocol, run_count, time_limit
+from memfloor.cli.measure import EXIT_NOTHING_MEASURED, EXIT_REFUSED, RunOptions, protocol, run_count, time_limit
 from memfloor.cli.output import one_or_list, print_json, print_text, print_wide_table
 from memfloor.cli.progress import SessionProgress
 from memfloor.errors import UsageError
@@ -89,6 +89,8 @@ def _show(compared: Sequence["Compared"], question: str, options: RunOptions) ->
             print_text("\n  ".join(_lines(item, question)))
     if nothing:
         sys.exit(EXIT_NOTHING_MEASURED)
+    if any(item.refused for item in compared):
+        sys.exit(EXIT_REFUSED)
 
 
 def _json(compared: "Compared", question: str) -> dict[str, Any]:
@@ -98,8 +100,9 @@ def _json(compared: "Compared", question: str) -> dict[str, Any]:
 
 
 def _lines(compared: "Compared", question: str) -> list[str]:
-    from memfloor.report.comparison_tables import arms_text, comparison_lines, workload_text
+    from memfloor.report.comparison_tables import arms_text, comparison_lines
     from memfloor.report.false_alarms import alarm_sentences
+    from memfloor.report.tables import workload_text
 
     title = f"{arms_text(compared)}, {workload_text(compared.baseline)}"
     return [title, *comparison_lines(compared), *(alarm_sentences(compared) if question == "aa" else [])]

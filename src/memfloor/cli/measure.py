@@ -15,6 +15,7 @@ from memfloor.cli.progress import SessionProgress
 from memfloor.cli.records import read_store
 from memfloor.errors import UsageError
 from memfloor.record import Cell, Failure, Protocol, Run, Skip, Store
+from memfloor.report.alarms import alarms_of
 from memfloor.report.sentences import cautions, headline
 from memfloor.report.summary import summarise
 from memfloor.report.tables import CELL_COLUMNS, NARROW, cell_row, invalid_row
@@ -26,10 +27,11 @@ STUDY_PROTOCOL = Protocol()
 @Parameter(name="*")
 @dataclass(frozen=True)
 class RunOptions:
-    """Options that `measure` and `study` share.
+    """Options of every command that takes runs.
 
     Attributes:
-        runs: Runs of each cell, each a fresh process; 10, or 5 for a study on a CPU.
+        runs: Runs of each cell or arm, each a fresh process; 10 unless given, but 5 for a study on a CPU, 20 for aa
+            and 3 for an anatomy.
         batch: Sequences decoded together, a comma list.
         weights: Format of the weights; also --dtype.
         head: Format of the output head; 16 bits unless given when the other weights are quantised.
@@ -64,7 +66,7 @@ class RunOptions:
 
 
 DEFAULTS = RunOptions()
-EXIT_NOTHING_MEASURED = 1
+EXIT_NOTHING_MEASURED, EXIT_REFUSED = 1, 3
 # Characters that all columns of the cell table take.
 WIDE_TABLE = 180
 
@@ -83,7 +85,7 @@ def measure(
         model: Catalogue name, or path of a Hugging Face directory or config.json.
         runtime: Runtime and its options, as in hf-static,launch=graph.
         context: Tokens in the KV cache, a comma list.
-        options: What measure and study share.
+        options: How runs are taken.
     """
     from memfloor.experiments.blocks import Plan, take_blocks
     from memfloor.experiments.study import grid
@@ -112,7 +114,7 @@ def study(
         model: Model of the grid, repeatable; a default for the device unless given.
         runtime: Runtime of the grid and its options, repeatable; hf-eager unless given.
         context: Contexts of the grid, a comma list; a default for the device unless given.
-        options: What measure and study share.
+        options: How runs are taken.
     """
     from memfloor.experiments import study as question
     from memfloor.experiments.blocks import Plan, take_blocks
@@ -138,7 +140,8 @@ def _show(records: Records, cells: Sequence[Cell], options: RunOptions) -> None:
     if not summaries:
         print("memfloor: no cell gave a time", file=sys.stderr)
     if options.json:
-        print_json(one_or_list([item.to_json() for item in summaries] + [cell.to_json() for cell in invalid]))
+        cells_said = [item.to_json() | {"alarms": alarms_of(item.runs)} for item in summaries]
+        print_json(one_or_list(cells_said + [cell.to_json() for cell in invalid]))
         sys.exit(0 if summaries else EXIT_NOTHING_MEASURED)
     title = f"{len(cells)} cells, records in {options.out}"
     print_wide_table(title, CELL_COLUMNS, map(cell_row, summaries), WIDE_TABLE, NARROW)

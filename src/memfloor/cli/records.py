@@ -8,10 +8,12 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from memfloor.cli.output import print_json, print_table, print_wide_table
-from memfloor.record import Failure, Run, Skip, Store
+from memfloor.record import Anatomy, ArmObservation, Cell, Comparison, Contents, Failure, Record, Run, Skip, Store
+from memfloor.report.tables import runtime_label, workload_text
 from memfloor.units import format_bandwidth, format_seconds
 
 Records = list[Run | Failure | Skip]
+Kind = Literal["run", "failure", "skip", "anatomy", "comparison", "arm_observation"]
 RUNS_COLUMNS = ("taken at (UTC)", "kind", "model", "runtime", "context", "block", "p50", "ceiling", "device or reason")
 # Characters that all columns take, and what fits a narrow terminal, by place.
 WIDE_TABLE = 150
@@ -25,7 +27,7 @@ def runs(
     model: str | None = None,
     runtime: str | None = None,
     context: int | None = None,
-    kind: Literal["run", "failure", "skip"] | None = None,
+    kind: Kind | None = None,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """List the records of a folder, oldest first.
@@ -35,16 +37,13 @@ def runs(
         model: Only this model.
         runtime: Only this runtime.
         context: Only this context.
-        kind: Only run, failure or skip.
+        kind: Only run, failure, skip, anatomy, comparison or arm_observation.
         json: Print a JSON list of the whole records instead.
     """
     records = [
         record
-        for record in read_store(folder)
-        if model in (None, record.cell.spec.name)
-        and runtime in (None, record.cell.runtime)
-        and context in (None, record.cell.workload.context_len)
-        and kind in (None, record.kind)
+        for record in read_contents(folder).every
+        if kind in (None, record.kind) and any(_is_wanted(cell, model, runtime, context) for cell in _cells(record))
     ]
     if json:
         print_json([record.model_dump(mode="json") for record in records])
@@ -53,16 +52,18 @@ def runs(
 
 
 def query(folder: Path, sql: str, /, *, json: Annotated[bool, Parameter(negative=())] = False) -> None:
-    """Answer one SQL query over the tables runs and steps of a folder.
+    """Answer one SQL query over the tables runs, steps, anatomies and comparisons of a folder.
 
     Args:
         folder: Folder with records.
         sql: The query, in DuckDB's SQL.
         json: Print a JSON list of objects instead.
     """
+    from memfloor.report.afterwards import compared_in
     from memfloor.report.sql import run_query
 
-    names, rows = run_query(read_store(folder), sql)
+    found = read_contents(folder)
+    names, rows = run_query(found.runs, sql, found.anatomies, compared_in(found))
     if json:
         print_json([dict(zip(names, map(_plain, row), strict=True)) for row in rows])
         return
@@ -70,31 +71,57 @@ def query(folder: Path, sql: str, /, *, json: Annotated[bool, Parameter(negative
 
 
 def read_store(folder: Path) -> Records:
-    """Return the records of a folder, and name on standard error every file that is not a valid one."""
-    records, unreadable = Store(folder).read()
-    for file in unreadable:
+    """Return the runs, failures and skips of a folder; see `read_contents`."""
+    return read_contents(folder).runs
+
+
+def read_contents(folder: Path) -> Contents:
+    """Return what lies in a folder, and name on standard error every file that is not a valid record."""
+    found = Store(folder).contents()
+    for file in found.unreadable:
         print(f"memfloor: skipped {file.path}: {file.reason}", file=sys.stderr)
-    return records
+    return found
 
 
-def _row(record: Run | Failure | Skip) -> list[str]:
-    cell = record.cell
-    head = [
+def _cells(record: Record) -> list[Cell]:
+    return [record.candidate, record.baseline] if isinstance(record, Comparison) else [record.cell]
+
+
+def _is_wanted(cell: Cell, model: str | None, runtime: str | None, context: int | None) -> bool:
+    return (
+        model in (None, cell.spec.name)
+        and runtime in (None, cell.runtime)
+        and context in (None, cell.workload.context_len)
+    )
+
+
+def _row(record: Record) -> list[str]:
+    cell = _cells(record)[0]
+    return [
         record.taken_at[:19].replace("T", " "),
         record.kind,
         cell.spec.name,
-        cell.runtime_text,
-        str(cell.workload.context_len),
-        str(record.block),
+        " over ".join(map(runtime_label, _cells(record))),
+        workload_text(cell),
+        *_facts(record),
     ]
+
+
+def _facts(record: Record) -> list[str]:
+    """Return block, median step, ceiling, and the device or what else there is to say."""
     match record:
-        case Run():
+        case Run() | Anatomy():
             ceiling = format_bandwidth(record.ceiling_bytes_per_second)
-            return [*head, format_seconds(record.p50_seconds), ceiling, record.environment.device.name]
+            return [str(record.block), format_seconds(record.p50_seconds), ceiling, record.environment.device.name]
         case Failure():
-            return [*head, "-", "-", f"{record.cause}: {record.last_words}"]
+            return [str(record.block), "-", "-", f"{record.cause}: {record.last_words}"]
         case Skip():
-            return [*head, "-", "-", record.reason]
+            return [str(record.block), "-", "-", record.reason]
+        case Comparison():
+            return ["-", "-", "-", f"{record.question}, {record.planned_runs} blocks planned"]
+        case ArmObservation():
+            traced = f"{len(record.trace.step_seconds)} steps traced" if record.trace else f"{record.trace_problem}"
+            return ["-", "-", "-", f"the {record.arm}: {traced}"]
 
 
 def _plain(value: Any) -> Any:

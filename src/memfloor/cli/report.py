@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from memfloor.cli.output import print_text
-from memfloor.cli.records import Records, read_store
+from memfloor.cli.records import read_contents, read_store
 from memfloor.errors import UsageError
 from memfloor.record import Store
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from memfloor.report.compared import Compared
 
 FIGURE_FORMATS = (".svg", ".png")
 
@@ -25,13 +23,11 @@ def report(folder: Path, /, *, out: Annotated[Path, Parameter(name=["--out", "-o
         folder: Folder with records.
         out: The file to write.
     """
-    from memfloor.report.comparison_section import comparison_section
+    from memfloor.report.afterwards import compared_in
     from memfloor.report.page import render, write_page
 
-    store = Store(folder)
-    records, unreadable = store.read()
-    sections = [comparison_section(compared_in(store, records))]
-    write_page(render(records, unreadable, folder, store.anatomies(), sections), out)
+    found = Store(folder).contents()
+    write_page(render(found.runs, found.unreadable, folder, found.anatomies, compared_in(found)), out)
     print_text(f"report: {out.resolve()}")
 
 
@@ -41,7 +37,7 @@ def figure(
     """Draw one figure as SVG and PNG.
 
     Args:
-        number: The figure's number in the study, or runs for the per-run distributions.
+        number: The figure's number in the study, runs for the per-run distributions, or forest for all comparisons.
         folder: Folder with records.
         out: Folder for the two files, or one file that ends in .svg or .png.
     """
@@ -58,20 +54,8 @@ def figure(
         print_text(f"figure {number}: {target.resolve()}")
 
 
-def compared_in(store: Store, records: Records) -> "list[Compared]":
-    """Return the comparisons of a folder, by arms; where none was registered, launch modes paired afterwards."""
-    from memfloor.report.afterwards import pair_afterwards
-    from memfloor.report.compared import compare
-    from memfloor.report.comparison_tables import arms_text
-
-    comparisons, observations = store.comparisons()
-    found = compare(comparisons, observations, records) or pair_afterwards(records)
-    return sorted(
-        found, key=lambda item: (arms_text(item), item.baseline.workload.batch, item.baseline.workload.context_len)
-    )
-
-
 def _draw(number: str, folder: Path) -> "Figure":
+    from memfloor.report.afterwards import compared_in
     from memfloor.report.anatomy_figures import ANATOMY_FIGURES
     from memfloor.report.comparison_figures import COMPARISON_FIGURES
     from memfloor.report.figures import FIGURES
@@ -85,7 +69,7 @@ def _draw(number: str, folder: Path) -> "Figure":
             )
         return ANATOMY_FIGURES[number](anatomies)
     if number in COMPARISON_FIGURES:
-        compared = [item for item in compared_in(Store(folder), read_store(folder)) if item.ratio]
+        compared = [item for item in compared_in(read_contents(folder)) if item.ratio]
         if number == "5":
             compared = [item for item in compared if not item.baseline.arm]
         if not compared:

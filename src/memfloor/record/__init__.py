@@ -17,7 +17,7 @@ from memfloor.record.schema import (
     Step,
     Timed,
 )
-from memfloor.record.store import Store, UnreadableFile
+from memfloor.record.store import Contents, Record, Store, UnreadableFile
 
 __all__ = [
     "CPU_CEILING_PASSES",
@@ -29,6 +29,7 @@ __all__ = [
     "CeilingReading",
     "Cell",
     "Comparison",
+    "Contents",
     "DeviceInfo",
     "DifferingField",
     "Environment",
@@ -37,6 +38,7 @@ __all__ = [
     "Outputs",
     "Part",
     "Protocol",
+    "Record",
     "Role",
     "Run",
     "Skip",

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -27,6 +27,34 @@ class UnreadableFile:
 
     path: Path
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """Hold all that lies in a folder: its records of every kind, oldest first, and the JSON files that are none."""
+
+    every: Sequence[Record]
+    unreadable: Sequence[UnreadableFile]
+
+    @property
+    def runs(self) -> list[Run | Failure | Skip]:
+        """Return every run, failure and skip."""
+        return [record for record in self.every if isinstance(record, Run | Failure | Skip)]
+
+    @property
+    def anatomies(self) -> list[Anatomy]:
+        """Return every anatomy."""
+        return [record for record in self.every if isinstance(record, Anatomy)]
+
+    @property
+    def comparisons(self) -> list[Comparison]:
+        """Return every comparison."""
+        return [record for record in self.every if isinstance(record, Comparison)]
+
+    @property
+    def observations(self) -> list[ArmObservation]:
+        """Return what was seen of the arms of comparisons."""
+        return [record for record in self.every if isinstance(record, ArmObservation)]
 
 
 class Store:
@@ -98,8 +126,8 @@ class Store:
         Raises:
             UsageError: The folder does not exist.
         """
-        records, unreadable = self._read_all()
-        return [record for record in records if isinstance(record, Run | Failure | Skip)], unreadable
+        found = self.contents()
+        return found.runs, list(found.unreadable)
 
     def anatomies(self) -> list[Anatomy]:
         """Return every anatomy below the folder, oldest first.
@@ -107,7 +135,7 @@ class Store:
         Raises:
             UsageError: The folder does not exist.
         """
-        return [record for record in self._read_all()[0] if isinstance(record, Anatomy)]
+        return self.contents().anatomies
 
     def comparisons(self) -> tuple[list[Comparison], list[ArmObservation]]:
         """Return every comparison below the folder, and what was seen of their arms, oldest first.
@@ -115,13 +143,15 @@ class Store:
         Raises:
             UsageError: The folder does not exist.
         """
-        records = self._read_all()[0]
-        return (
-            [record for record in records if isinstance(record, Comparison)],
-            [record for record in records if isinstance(record, ArmObservation)],
-        )
+        found = self.contents()
+        return found.comparisons, found.observations
 
-    def _read_all(self) -> tuple[list[Record], list[UnreadableFile]]:
+    def contents(self) -> Contents:
+        """Return all that lies below the folder, read in one pass.
+
+        Raises:
+            UsageError: The folder does not exist.
+        """
         if not self.folder.is_dir():
             raise UsageError(f"{self.folder} is not a folder with records")
         records: list[Record] = []
@@ -133,7 +163,7 @@ class Store:
             else:
                 records.append(result)
         records.sort(key=lambda record: (record.taken_at, record.record_id))
-        return records, unreadable
+        return Contents(records, unreadable)
 
     def _files(self) -> Iterator[Path]:
         # Hidden files are drafts of a writer that is still at work or was killed.

@@ -1,15 +1,24 @@
-"""Launch modes that nobody registered as a comparison, paired afterwards."""
+"""The comparisons of a folder; where nobody registered one, launch modes paired afterwards."""
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
-from memfloor.record import Run
-from memfloor.report.compared import Arm, Compared, Records, derive
+from memfloor.record import Contents, Run
+from memfloor.report.compared import Arm, Compared, Records, compare, derive
+from memfloor.report.comparison_tables import arms_text
 from memfloor.report.environments import place
 from memfloor.report.outputs import LAUNCH, differ_in_launch_alone
 
 # A run of the baseline and one of the candidate, of one block of one session.
 Block = tuple[Run, Run]
+
+
+def compared_in(found: Contents) -> list[Compared]:
+    """Return the comparisons of a folder, by arms; where none was registered, launch modes paired afterwards."""
+    every = compare(found.comparisons, found.observations, found.runs) or pair_afterwards(found.runs)
+    return sorted(
+        every, key=lambda item: (arms_text(item), item.baseline.workload.batch, item.baseline.workload.context_len)
+    )
 
 
 def pair_afterwards(records: Records) -> list[Compared]:

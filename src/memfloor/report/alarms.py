@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from statistics import median
 
-from memfloor.record import Run
-from memfloor.report.summary import CellSummary
+from memfloor.record import Timed
+from memfloor.report.summary import CellSummary, summarise_cell
 from memfloor.units import format_percent, format_seconds
 
-Finder = Callable[[Sequence[Run]], str | None]
+Finder = Callable[[Sequence[Timed]], str | None]
 
 # A share of the paired ceiling below which a step is not believed without a reason, and one that no step reaches.
 IMPLAUSIBLY_LOW, IMPLAUSIBLY_HIGH = 0.1, 1.05
@@ -45,6 +45,12 @@ def alarm(summary: CellSummary) -> str | None:
     return None
 
 
+def alarms_of(runs: Sequence[Timed]) -> list[str]:
+    """Return the alarm that the runs or anatomies of one cell on one device raise, if they raise one."""
+    found = alarm(summarise_cell(runs)) if runs else None
+    return [] if found is None else [found]
+
+
 def _reasons(summary: CellSummary, finders: Sequence[Finder]) -> str:
     return "; ".join(text for find in finders if (text := find(summary.runs))) or "the records do not say why"
 
@@ -56,34 +62,34 @@ def _beyond(summary: CellSummary) -> str:
     return "the ceiling was read while memory was slower than during the steps, or the step reads less than it should"
 
 
-def _elsewhere(runs: Sequence[Run]) -> str | None:
+def _elsewhere(runs: Sequence[Timed]) -> str | None:
     kind, device = runs[0].cell.device, runs[0].path.facts.get("weights_device", "")
     return f"its weights lie on {device}" if device and not device.startswith(kind) else None
 
 
-def _other_dtype(runs: Sequence[Run]) -> str | None:
+def _other_dtype(runs: Sequence[Timed]) -> str | None:
     found, wanted = runs[0].path.facts.get("weights_dtype", ""), WIDE_TYPES.get(runs[0].cell.workload.weights)
     return f"its weights are {found}, not {wanted}" if found and wanted and found != wanted else None
 
 
-def _few_threads(runs: Sequence[Run]) -> str | None:
+def _few_threads(runs: Sequence[Timed]) -> str | None:
     facts, allowed = runs[0].path.facts, runs[0].environment.threads
     used = facts.get("pool_threads", facts.get("torch_threads", str(allowed)))
     return f"it ran on {used} of {allowed} threads" if runs[0].cell.device == "cpu" and int(used) < allowed else None
 
 
-def _compiled_otherwise(runs: Sequence[Run]) -> str | None:
+def _compiled_otherwise(runs: Sequence[Timed]) -> str | None:
     facts = runs[0].path.facts
     found = [f"{facts[name]} {words}" for name, words in COMPILE_FAULTS.items() if facts.get(name, "0") != "0"]
     return f"torch.compile reports {' and '.join(found)}" if found else None
 
 
-def _math_attention(runs: Sequence[Run]) -> str | None:
+def _math_attention(runs: Sequence[Timed]) -> str | None:
     named = [name for name in runs[0].path.operators if "attention_math" in name]
     return f"attention took the unfused path {named[0]}" if named else None
 
 
-def _cudnn_plans(runs: Sequence[Run]) -> str | None:
+def _cudnn_plans(runs: Sequence[Timed]) -> str | None:
     path = runs[0].path
     grows = path.facts.get("cache_class") == "DynamicCache"
     if not grows or not any("cudnn_attention" in name for name in path.operators):
@@ -91,7 +97,7 @@ def _cudnn_plans(runs: Sequence[Run]) -> str | None:
     return "cuDNN's attention makes a new plan for each length of a growing cache; try sdpa=flash"
 
 
-def _host_bound(runs: Sequence[Run]) -> str | None:
+def _host_bound(runs: Sequence[Timed]) -> str | None:
     issued = [run.issue_seconds for run in runs if run.issue_seconds is not None]
     step = median(run.p50_seconds for run in runs)
     if not issued or median(issued) < ISSUE_BOUND * step:
@@ -99,7 +105,7 @@ def _host_bound(runs: Sequence[Run]) -> str | None:
     return f"the host launches kernels for {format_seconds(median(issued))} of {format_seconds(step)}"
 
 
-def _throttled(runs: Sequence[Run]) -> str | None:
+def _throttled(runs: Sequence[Timed]) -> str | None:
     for run in runs:
         before, after = run.environment.sensors_before, run.environment.sensors_after
         mask = after.get("throttle_reasons_mask")
@@ -112,12 +118,12 @@ def _throttled(runs: Sequence[Run]) -> str | None:
     return None
 
 
-def _shared_host(runs: Sequence[Run]) -> str | None:
+def _shared_host(runs: Sequence[Timed]) -> str | None:
     load = max(run.environment.foreign_load for run in runs)
     return f"other processes took up to {format_percent(load)} of the host's cores" if load > FOREIGN_LOAD else None
 
 
-def _shared_gpu(runs: Sequence[Run]) -> str | None:
+def _shared_gpu(runs: Sequence[Timed]) -> str | None:
     counts = [run.environment.foreign_gpu_processes for run in runs]
     others = max((count for count in counts if isinstance(count, int)), default=0)
     return f"other processes used the GPU, up to {others}" if others else None

@@ -11,10 +11,10 @@ from memfloor.record import Anatomy
 from memfloor.report.block import Part, block_parts, same_blocks
 from memfloor.report.colours import FLOOR_COLOUR, IDLE_COLOUR, ROLE_COLOURS, TERM_COLOURS, UNEXPLAINED_COLOUR
 from memfloor.report.figures import STYLE, beside
-from memfloor.report.ledger import entries_of, make_ledgers
+from memfloor.report.ledger import Ledger, make_ledgers
 from memfloor.report.paper import published
-from memfloor.report.tables import runtime_label
-from memfloor.report.timeline import bars, middle_block, slowest_first, typical, typical_step
+from memfloor.report.tables import runtime_label, workload_text
+from memfloor.report.timeline import bars, middle_block, slowest_first, typical_step
 from memfloor.units import MILLI, format_bandwidth, format_bytes, format_seconds
 
 MICRO = 1e-6
@@ -29,7 +29,9 @@ def block_sequence(anatomies: Sequence[Anatomy]) -> Figure:
 
     Kernels in a row that belong to one module and role are one bar; cells that run the same are one panel.
     """
-    panels = sorted(same_blocks(_drawn(anatomies)), key=lambda panel: -len(block_parts(panel[0])))
+    drawn = _drawn(anatomies)
+    title = _titles(drawn)
+    panels = sorted(same_blocks(drawn), key=lambda panel: -len(block_parts(panel[0])))
     columns = min(2, len(panels))
     grid = [panels[first : first + columns] for first in range(0, len(panels), columns)]
     with mpl.rc_context(STYLE):
@@ -40,7 +42,7 @@ def block_sequence(anatomies: Sequence[Anatomy]) -> Figure:
             axes.set_axis_off()
         for axes, panel in zip(every.flat, panels, strict=False):
             _draw_parts(axes, block_parts(panel[0]))
-            names = [_title(panel[0]), *(f"the same kernels: {runtime_label(anatomy.cell)}" for anatomy in panel[1:])]
+            names = [title(panel[0]), *(f"the same kernels: {runtime_label(anatomy.cell)}" for anatomy in panel[1:])]
             axes.set_title("\n".join(names), loc="left", fontsize=SMALL + 1)
         _role_legend(figure)
     return figure
@@ -49,23 +51,27 @@ def block_sequence(anatomies: Sequence[Anatomy]) -> Figure:
 def block_gantt(anatomies: Sequence[Anatomy]) -> Figure:
     """Draw Figure 3: when each kernel of the middle decoder block ran, those that overlap below each other."""
     drawn = _drawn(anatomies)
+    title = _titles(drawn)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 0.6 + 1.15 * len(drawn)), layout="constrained")
         every = figure.subplots(len(drawn), 1, squeeze=False)[:, 0]
         for axes, anatomy in zip(every, drawn, strict=True):
-            _draw_block(axes, anatomy)
+            _draw_block(axes, anatomy, title(anatomy))
         every[-1].set_xlabel("us since the block's first kernel", fontsize=SMALL)
         _role_legend(figure)
     return figure
 
 
 def step_anatomy(anatomies: Sequence[Anatomy]) -> Figure:
-    """Draw Figure 4: the typical step of each cell by owner, from the floor to the timed step; in time, and as parts.
+    """Draw Figure 4: the ledger of each cell by owner, from the floor to the timed step; in time, and as parts.
 
     Where the study's own cell is among them, its published anatomy stands below, which was not measured here.
     """
-    drawn = _drawn(anatomies)
-    bars_drawn = [_stack(anatomy) for anatomy in drawn] + [_published_stack()] * any(map(_is_published, drawn))
+    ledgers = slowest_first(make_ledgers(anatomies))
+    drawn = [ledger.typical for ledger in ledgers]
+    title = _titles(drawn)
+    bars_drawn = [_stack(ledger, title(ledger.typical)) for ledger in ledgers]
+    bars_drawn += [_published_stack()] * any(map(_is_published, drawn))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 1.6 + 0.36 * len(bars_drawn)), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
@@ -104,7 +110,7 @@ def _draw_parts(axes: Axes, parts: Sequence[Part]) -> None:
     axes.tick_params(labelsize=SMALL)
 
 
-def _draw_block(axes: Axes, anatomy: Anatomy) -> None:
+def _draw_block(axes: Axes, anatomy: Anatomy, name: str) -> None:
     step, block = typical_step(anatomy.trace), middle_block(anatomy)
     drawn = bars(block, step)
     begin, end = drawn[0].start_seconds, max(bar.end_seconds for bar in drawn)
@@ -118,7 +124,7 @@ def _draw_block(axes: Axes, anatomy: Anatomy) -> None:
     axes.set_ylim(rows, -0.1)
     axes.set_xlim(0, (end - begin) / MICRO)
     axes.set_yticks([])
-    title = f"{_title(anatomy)}: {len(block)} kernels in {format_seconds(end - begin)}, traced"
+    title = f"{name}: {len(block)} kernels in {format_seconds(end - begin)}, traced"
     axes.set_title(title, loc="left", fontsize=SMALL + 1)
     axes.tick_params(labelsize=SMALL)
 
@@ -133,10 +139,10 @@ class _Stack:
     hatch: str = ""
 
 
-def _stack(anatomy: Anatomy) -> _Stack:
+def _stack(ledger: Ledger, label: str) -> _Stack:
     colours = {"floor": FLOOR_COLOUR, **TERM_COLOURS, "unexplained": UNEXPLAINED_COLOUR}
-    pieces = [(name, seconds, colours[name]) for name, seconds in entries_of(anatomy).items()]
-    return _Stack(_title(anatomy), pieces, anatomy.p50_seconds)
+    pieces = [(name, line.value, colours[name]) for name, line in ledger.lines.items()]
+    return _Stack(label, pieces, ledger.step_seconds.value)
 
 
 def _published_stack() -> _Stack:
@@ -167,7 +173,7 @@ def _draw_stack(axes: Axes, row: int, stack: _Stack, unit_seconds: float) -> Non
 
 
 def _drawn(anatomies: Sequence[Anatomy]) -> list[Anatomy]:
-    return [typical(ledger.anatomies) for ledger in slowest_first(make_ledgers(anatomies))]
+    return [ledger.typical for ledger in slowest_first(make_ledgers(anatomies))]
 
 
 def _part_text(part: Part) -> str:
@@ -177,9 +183,16 @@ def _part_text(part: Part) -> str:
     return f"{time}, {format_bytes(part.read_bytes)}, {format_bandwidth(part.read_bytes / part.seconds)}"
 
 
-def _title(anatomy: Anatomy) -> str:
-    cell = anatomy.cell
-    return f"{cell.spec.name} {runtime_label(cell)} {cell.workload.context_len}"
+def _titles(drawn: Sequence[Anatomy]) -> Callable[[Anatomy], str]:
+    """Return what names an anatomy; its device is named where they were taken on several."""
+    several = len({anatomy.environment.device.name for anatomy in drawn}) > 1
+
+    def title(anatomy: Anatomy) -> str:
+        cell = anatomy.cell
+        device = f", {anatomy.environment.device.name}" if several else ""
+        return f"{cell.spec.name} {runtime_label(cell)} {workload_text(cell)}{device}"
+
+    return title
 
 
 def _role_legend(figure: Figure) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from memfloor.record import ArmObservation, Cell, Comparison, Failure, Run, Skip, StepTrace
+from memfloor.report.alarms import alarms_of
 from memfloor.report.bandwidths import EqualBandwidth, at_equal_bandwidth
 from memfloor.report.invariance import Invariance, compare_traces
 from memfloor.report.outputs import compare_outputs
@@ -54,6 +55,12 @@ class Compared:
         return "confounded" if self.confounders else "isolated"
 
     @property
+    def alarms(self) -> list[str]:
+        """Return why the figures of an arm are not to be believed as they stand, if anything says so."""
+        arms = ("baseline", self.baseline_runs), ("candidate", self.candidate_runs)
+        return [f"{name}: {text}" for name, runs in arms for text in alarms_of(runs)]
+
+    @property
     def refused(self) -> bool:
         """Tell whether the verdict is refused."""
         return self.verdict.startswith(REFUSED)
@@ -101,6 +108,7 @@ class Compared:
             "ci95_at_equal_bandwidth": self.equal_bandwidth.ratio.ci95 if self.equal_bandwidth else None,
             "bandwidth_apart": self.equal_bandwidth.apart if self.equal_bandwidth else None,
             "unobserved": list(self.invariance.unobserved) if self.invariance else [],
+            "alarms": self.alarms,
             "margin": self.margin,
             "null": self.null,
             "outputs": self.outputs,

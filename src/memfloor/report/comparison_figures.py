@@ -10,16 +10,23 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from memfloor.record import Run
+from memfloor.report.colours import (
+    BASELINE_COLOUR,
+    CANDIDATE_COLOUR,
+    LINE_COLOURS,
+    MEASURED_COLOUR,
+    PUBLISHED_COLOUR,
+    THRESHOLD_COLOUR,
+    first_word,
+    verdict_colour,
+)
 from memfloor.report.compared import Compared
-from memfloor.report.comparison_tables import AFTERWARDS, arms_text, ratio_interval, workload_text
-from memfloor.report.figures import FLOOR, MEASURED, PUBLISHED, STYLE
+from memfloor.report.comparison_tables import AFTERWARDS, arms_text, ratio_interval
+from memfloor.report.figures import STYLE
 from memfloor.report.paper import published
+from memfloor.report.tables import workload_text
 from memfloor.stats import Ratio, block_samples, coefficient_of_variation, verdict
 
-# Okabe and Ito's palette, told apart by every reader; grey for what decides nothing.
-VERDICT_COLOURS = {"faster": "#009E73", "slower": "#D55E00", "equivalent": "#0072B2", "unclear": "#8A8F98"}
-REFUSED_COLOUR = "#CC79A7"
-LINE_COLOURS = ("#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#D55E00")
 DODGE = 1.02
 # Of the slowest run: what Figure 6 shows of its steps.
 TOP = 1.25
@@ -37,14 +44,19 @@ def forest(compared: Sequence[Compared]) -> Figure:
         axes = figure.subplots()
         axes.axvline(1.0, color="black", linewidth=0.8)
         for row, (item, ratio) in enumerate(drawn):
-            colour = verdict_colour(item)
+            colour = verdict_colour(item.verdict)
             # What lies inside counts as equivalent.
             axes.barh(row, item.margin + item.margin / (1 + item.margin), left=1 / (1 + item.margin), color="#EEEEEE")
             if ratio.ci95:
                 axes.plot(ratio.ci95, [row, row], color=colour, linewidth=2)
             axes.plot(ratio.value, row, "s", color=colour, markersize=6)
             if item.comparison and item.comparison.expect_null_below:
-                axes.plot([item.comparison.expect_null_below] * 2, [row - 0.4, row + 0.4], color=FLOOR, linestyle=":")
+                axes.plot(
+                    [item.comparison.expect_null_below] * 2,
+                    [row - 0.4, row + 0.4],
+                    color=THRESHOLD_COLOUR,
+                    linestyle=":",
+                )
             axes.text(
                 1.01, row, _forest_text(item, ratio), transform=axes.get_yaxis_transform(), va="center", fontsize=8
             )
@@ -95,7 +107,11 @@ def sessions(compared: Sequence[Compared]) -> Figure:
     return figure
 
 
-COMPARISON_FIGURES: dict[str, Callable[[Sequence[Compared]], Figure]] = {"5": speedups, "6": sessions}
+COMPARISON_FIGURES: dict[str, Callable[[Sequence[Compared]], Figure]] = {
+    "5": speedups,
+    "6": sessions,
+    "forest": forest,
+}
 
 
 def small_sample_ratios(compared: Compared) -> list[Ratio]:
@@ -105,22 +121,12 @@ def small_sample_ratios(compared: Compared) -> list[Ratio]:
     return [compared.ratio_of(sample) for sample in block_samples(compared.blocks, SMALL_SAMPLE, SAMPLES)]
 
 
-def verdict_colour(item: Compared) -> str:
-    """Return the colour of a comparison's verdict, or of its refusal."""
-    return VERDICT_COLOURS.get(_word(item), REFUSED_COLOUR)
-
-
-def _word(item: Compared) -> str:
-    # The first word of a sentence that says why.
-    return item.verdict.partition(":")[0]
-
-
 def _with_ratio(compared: Sequence[Compared]) -> list[tuple[Compared, Ratio]]:
     return [(item, item.ratio) for item in compared if item.ratio]
 
 
 def _forest_text(item: Compared, ratio: Ratio) -> str:
-    return f"{ratio.value:.3f} {ratio_interval(ratio)} {_word(item)}, {item.isolation}"
+    return f"{ratio.value:.3f} {ratio_interval(ratio)} {first_word(item.verdict)}, {item.isolation}"
 
 
 def _line_label(item: Compared) -> str:
@@ -141,14 +147,17 @@ def _draw_line(axes: Axes, points: Sequence[tuple[int, Ratio]], label: str, inde
 
 def _draw_published(axes: Axes) -> None:
     context, graphs = published()["context_len"], published()["graphs"]
-    axes.plot([context, context], graphs["h100_ci95"], color=PUBLISHED, linewidth=1.6)
+    axes.plot([context, context], graphs["h100_ci95"], color=PUBLISHED_COLOUR, linewidth=1.6)
     for name, marker in (("h100", "D"), ("l4", "v")):
         label = f"{name.upper()}, one CUDA Graph over eager (published)"
-        axes.plot(context, graphs[f"{name}_speedup"], marker, color=PUBLISHED, label=label, linestyle="none")
+        axes.plot(context, graphs[f"{name}_speedup"], marker, color=PUBLISHED_COLOUR, label=label, linestyle="none")
 
 
 def _draw_runs(axes: Axes, item: Compared) -> None:
-    arms = (("baseline", item.baseline_runs, FLOOR, -0.17), ("candidate", item.candidate_runs, MEASURED, 0.17))
+    arms = (
+        ("baseline", item.baseline_runs, BASELINE_COLOUR, -0.17),
+        ("candidate", item.candidate_runs, CANDIDATE_COLOUR, 0.17),
+    )
     said = []
     for name, runs, colour, shift in arms:
         for run in runs:
@@ -181,10 +190,10 @@ def _draw_samples(axes: Axes, item: Compared, ratio: Ratio) -> None:
         return
     whole = verdict(ratio, item.margin)
     other = sum(verdict(sample, item.margin) != whole for sample in ratios) / len(ratios)
-    axes.hist([sample.value for sample in ratios], bins=20, color=PUBLISHED)
+    axes.hist([sample.value for sample in ratios], bins=20, color=PUBLISHED_COLOUR)
     if ratio.ci95:
-        axes.axvspan(*ratio.ci95, color=MEASURED, alpha=0.2)
-    axes.axvline(ratio.value, color=MEASURED, linewidth=2)
+        axes.axvspan(*ratio.ci95, color=MEASURED_COLOUR, alpha=0.2)
+    axes.axvline(ratio.value, color=MEASURED_COLOUR, linewidth=2)
     axes.set_xlabel(f"ratio by {SMALL_SAMPLE} blocks (blue: by all {len(item.blocks)}, with its interval)")
     axes.set_ylabel("samples")
     afterwards = "" if item.comparison else f"\n{AFTERWARDS}"

@@ -6,16 +6,17 @@ from importlib.resources import files
 import jinja2
 
 from memfloor.report.compared import Compared
-from memfloor.report.comparison_figures import COMPARISON_FIGURES, forest
+from memfloor.report.comparison_figures import COMPARISON_FIGURES
 from memfloor.report.comparison_tables import (
     COMPARISON_COLUMNS,
     arms_text,
     comparison_lines,
     comparison_row,
-    workload_text,
 )
 from memfloor.report.false_alarms import alarm_sentences
-from memfloor.report.page import figure_svg
+from memfloor.report.figures import figure_svg
+from memfloor.report.forest import forest_chart
+from memfloor.report.tables import workload_text
 
 CAPTIONS = {
     "5": "Figure 5. Speed-up by context, with 95 % intervals over blocks. Grey: the study's published points, a "
@@ -23,21 +24,21 @@ CAPTIONS = {
     "6": "Figure 6. Left: every timed step of both arms, run by run, with each run's median. Right: what samples of "
     "three blocks would have found.",
 }
-FOREST = "Every comparison, on a logarithmic scale. Green: faster, orange: slower, blue: equivalent, grey: unclear, "
-FOREST += "purple: verdict refused."
 
 
 def comparison_section(compared: Sequence[Compared]) -> str:
     """Return the section of the page as HTML; nothing where nothing was compared."""
     if not compared:
         return ""
+    drawn = [item for item in compared if item.ratio]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string((files("memfloor") / "report" / "comparisons.html").read_text())
     return template.render(
         columns=COMPARISON_COLUMNS,
         rows=[comparison_row(item) for item in compared],
         details=[(f"{arms_text(item)}, {workload_text(item.baseline)}", _details(item)) for item in compared],
-        figures=_figures([item for item in compared if item.ratio]),
+        forest=forest_chart(drawn) if drawn else None,
+        figures=_figures(drawn) if drawn else [],
     )
 
 
@@ -46,8 +47,5 @@ def _details(compared: Compared) -> list[str]:
     return [*comparison_lines(compared), *alarms]
 
 
-def _figures(compared: Sequence[Compared]) -> list[tuple[str, str]]:
-    if not compared:
-        return []
-    drawn = [(figure_svg(draw(compared)), CAPTIONS[name]) for name, draw in COMPARISON_FIGURES.items()]
-    return [(figure_svg(forest(compared)), FOREST), *drawn]
+def _figures(drawn: Sequence[Compared]) -> list[tuple[str, str]]:
+    return [(figure_svg(COMPARISON_FIGURES[name](drawn)), caption) for name, caption in CAPTIONS.items()]

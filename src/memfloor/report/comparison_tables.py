@@ -1,9 +1,8 @@
 """Comparisons as text: the same rows and lines in the terminal and on the page."""
 
-from memfloor.record import Cell
 from memfloor.report.bandwidths import EqualBandwidth
 from memfloor.report.compared import Compared
-from memfloor.report.tables import runtime_label
+from memfloor.report.tables import runtime_label, workload_text
 from memfloor.stats import Ratio
 
 COMPARISON_COLUMNS = (
@@ -48,6 +47,7 @@ def comparison_lines(compared: Compared) -> list[str]:
         said.append(_bandwidths(compared.equal_bandwidth))
     if compared.comparison and compared.comparison.expect_null_below is not None:
         said.append(f"expected below {compared.comparison.expect_null_below:g}: {compared.null}")
+    said += [f"alarm, {item}" for item in compared.alarms]
     said += [f"confounded: {item}" for item in compared.confounders]
     said += [f"not observed: {item}" for item in compared.invariance.unobserved] if compared.invariance else []
     changed = compared.invariance.changed if compared.invariance else []
@@ -70,12 +70,6 @@ def arms_text(compared: Compared) -> str:
         return f"{unlabelled.spec.name} {runtime_label(unlabelled)}, twice"
     baseline, candidate = runtime_label(compared.baseline), runtime_label(compared.candidate)
     return f"{compared.baseline.spec.name} {candidate} over {baseline}"
-
-
-def workload_text(cell: Cell) -> str:
-    """Return context and batch size, such as `2048 x4`."""
-    workload = cell.workload
-    return str(workload.context_len) + (f" x{workload.batch}" if workload.batch > 1 else "")
 
 
 def ratio_interval(ratio: Ratio | None) -> str:

@@ -1,5 +1,6 @@
 """The figures, each a function from summaries to a matplotlib figure; numbers are the study's own."""
 
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -8,16 +9,13 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from memfloor.report.colours import MEASURED_COLOUR, PUBLISHED_COLOUR, THRESHOLD_COLOUR
 from memfloor.report.paper import PublishedCell, published, published_cells
 from memfloor.report.summary import CellSummary
 from memfloor.report.tables import runtime_label
 
-# Blue and orange of the Okabe-Ito palette, told apart by every reader, and a grey for what others measured.
-MEASURED = "#0072B2"
-FLOOR = "#D55E00"
 # Text that crosses the line of the floor stays readable.
 CLEAR = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-PUBLISHED = "#8A8F98"
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 10,
@@ -60,10 +58,10 @@ def run_distributions(summaries: Sequence[CellSummary]) -> Figure:
             for index, run in enumerate(summary.runs, 1):
                 milliseconds = [seconds * 1e3 for seconds in run.step_seconds]
                 spread = [index + 0.5 * (position / len(milliseconds) - 0.5) for position in range(len(milliseconds))]
-                axes.plot(spread, milliseconds, ".", color=MEASURED, markersize=3, alpha=0.6)
-                axes.hlines(run.p50_seconds * 1e3, index - 0.3, index + 0.3, color=MEASURED, linewidth=1.6)
+                axes.plot(spread, milliseconds, ".", color=MEASURED_COLOUR, markersize=3, alpha=0.6)
+                axes.hlines(run.p50_seconds * 1e3, index - 0.3, index + 0.3, color=MEASURED_COLOUR, linewidth=1.6)
                 floor_ms = run.fraction_of_ceiling(summary.fractions["streamed"].total_bytes) * run.p50_seconds * 1e3
-                axes.hlines(floor_ms, index - 0.3, index + 0.3, color=FLOOR, linewidth=1.6)
+                axes.hlines(floor_ms, index - 0.3, index + 0.3, color=THRESHOLD_COLOUR, linewidth=1.6)
             axes.set_ylim(bottom=0)
             axes.set_xticks(range(1, len(summary.runs) + 1))
             axes.set_ylabel("step, ms")
@@ -94,7 +92,7 @@ def _draw_fractions(axes: Axes, summaries: Sequence[CellSummary], reference: Seq
     for row, summary in enumerate(summaries):
         fraction = summary.fractions["streamed"]
         shown = fraction.peak or fraction.ceiling
-        axes.barh(row, shown.value, color=MEASURED)
+        axes.barh(row, shown.value, color=MEASURED_COLOUR)
         if shown.ci95:
             axes.plot(shown.ci95, [row, row], color="black", linewidth=1.2)
         axes.text(
@@ -106,11 +104,11 @@ def _draw_fractions(axes: Axes, summaries: Sequence[CellSummary], reference: Seq
             bbox=CLEAR,
         )
     for row, cell in enumerate(reference, len(summaries)):
-        axes.barh(row, cell.fraction, color=PUBLISHED)
+        axes.barh(row, cell.fraction, color=PUBLISHED_COLOUR)
         axes.text(
             cell.fraction + 0.02, row, f"{100 * cell.fraction:.0f} % of peak", va="center", fontsize=9, bbox=CLEAR
         )
-    axes.axvline(1.0, color=FLOOR, linewidth=1.2)
+    axes.axvline(1.0, color=THRESHOLD_COLOUR, linewidth=1.2)
     axes.set_xlim(0, 1.25)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0])
     axes.set_xlabel("achieved fraction of the floor")
@@ -121,13 +119,15 @@ def _draw_times(axes: Axes, summaries: Sequence[CellSummary], reference: Sequenc
         milliseconds = summary.p50_seconds.value * 1e3
         fraction = summary.fractions["streamed"]
         bandwidth = summary.peak_bytes_per_second or summary.ceiling_bytes_per_second.value
-        axes.barh(row, milliseconds, color=MEASURED)
-        axes.plot([fraction.total_bytes / bandwidth * 1e3] * 2, [row - 0.4, row + 0.4], color=FLOOR, linewidth=2)
+        axes.barh(row, milliseconds, color=MEASURED_COLOUR)
+        axes.plot(
+            [fraction.total_bytes / bandwidth * 1e3] * 2, [row - 0.4, row + 0.4], color=THRESHOLD_COLOUR, linewidth=2
+        )
         beside(axes, milliseconds, row, f"{milliseconds:.4g}", 9)
     for row, cell in enumerate(reference, len(summaries)):
         milliseconds = cell.implied_step_seconds["paper"] * 1e3
-        axes.barh(row, milliseconds, color=PUBLISHED)
-        axes.plot([milliseconds * cell.fraction] * 2, [row - 0.4, row + 0.4], color=FLOOR, linewidth=2)
+        axes.barh(row, milliseconds, color=PUBLISHED_COLOUR)
+        axes.plot([milliseconds * cell.fraction] * 2, [row - 0.4, row + 0.4], color=THRESHOLD_COLOUR, linewidth=2)
         beside(axes, milliseconds, row, f"{milliseconds:.4g}", 9)
     axes.set_xlabel("step time, ms (orange: floor)")
     axes.margins(x=0.15)
@@ -140,3 +140,11 @@ def _measured_label(summary: CellSummary) -> str:
 
 def _published_label(cell: PublishedCell) -> str:
     return f"{cell.device} (published)\n{published()['model']} {cell.context_len}"
+
+
+def figure_svg(figure: Figure) -> str:
+    """Return a figure as an SVG element, without the XML head that HTML does not take."""
+    buffer = io.StringIO()
+    save(figure, buffer, "svg")
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

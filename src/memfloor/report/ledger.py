@@ -1,20 +1,17 @@
-"""The gap ledger: floor, excess of each part of a step, and idle time, which must add up to the step that was timed.
+"""The gap ledger of a cell: its middle anatomy broken down, with intervals over all of its anatomies.
 
-Kernel times come from traced steps, the step from timed ones of another process. The time between kernels is never read
-off a trace of kernels that are launched one by one, as the profiler slows the host. It is predicted: on a GPU from the
-traced launches, scaled to the time the host takes without a profiler, on a CPU from the twin. What the prediction
-misses is unexplained. Where the ceiling was read beside traced steps too, timed and traced ones that met the same
-bandwidth are taken. Source: docs/method.md.
+Where the ceiling was read beside traced steps too, timed and traced ones that met the same bandwidth are taken.
+Source: docs/method.md.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import median
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, median
 from typing import Any, Literal
 
-from memfloor.floor import step_traffic
-from memfloor.record import Anatomy, Role
-from memfloor.report.kernel_times import gap_seconds, queued_seconds, role_seconds
+from memfloor.record import Anatomy
+from memfloor.report.alarms import alarms_of
+from memfloor.report.breakdown import EXCESS, IDLE, entries_of, twin_seconds
 from memfloor.report.matching import Match, match_steps
 from memfloor.report.tables import seconds_interval
 from memfloor.stats import Estimate, estimate
@@ -24,22 +21,9 @@ LEDGER_COLUMNS = ("term", "time", "95 % CI", "share of gap", "what would remove 
 
 # A ledger whose unexplained share of the step is larger is refused.
 TOLERANCE = 0.05
+REFUSED = "refused"
 # A bootstrap of the median of so few values is their range.
 RANGE_RUNS = 5
-
-# Each term: the role of its kernels, its name, and what would remove it.
-EXCESS: tuple[tuple[Role, str, str], ...] = (
-    (
-        "weights",
-        "weight products",
-        "products that read their weights at the ceiling: the engine; fewer bytes: --weights",
-    ),
-    ("attention", "attention", "split attention that reads keys and values once: the engine; sdpa=flash"),
-    ("cache", "cache copies", "a cache that is written in place and read by its heads: the engine"),
-    ("elementwise", "norms and elementwise", "fusion: hf-compile, the engine"),
-    ("sampling", "sampling", "choosing the token on the device, fused with the head"),
-)
-IDLE = ("host and launch", "one graph a step: launch=graph")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +32,7 @@ class Term:
 
     Attributes:
         name: What owns the time.
-        seconds: Of a step, with an interval over anatomies; below zero where kernels beat the ceiling.
+        seconds: Of the anatomies in the middle, with an interval over all; below zero where kernels beat the ceiling.
         share_of_gap: Of the time between floor and step.
         remedy: The intervention that would remove it.
     """
@@ -61,10 +45,16 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """Hold the ledger of one cell on one device; floor, terms and unexplained add up to the step in each anatomy.
+    """Hold the ledger of one cell on one device; floor, terms and unexplained add up to the step.
+
+    Values are those of the anatomy whose step is the median one, or the means of the two in the middle, which add up
+    as medians do not; intervals are of the median over matched anatomies.
 
     Attributes:
+        anatomies: All of the cell.
         matches: The steps of each anatomy that the ledger rests on.
+        matched: Those anatomies that have such steps, with no others; all as they are if none has.
+        typical: The one of them whose step is the median, or the lower of the two in the middle.
         step_seconds: The timed step, of the steps that the ledger rests on.
         floor_seconds: The time its bytes take at the paired ceiling.
         terms: By owner.
@@ -76,6 +66,8 @@ class Ledger:
 
     anatomies: tuple[Anatomy, ...]
     matches: tuple[Match, ...]
+    matched: tuple[Anatomy, ...]
+    typical: Anatomy
     step_seconds: Estimate
     floor_seconds: Estimate
     terms: tuple[Term, ...]
@@ -83,6 +75,22 @@ class Ledger:
     launch_side_seconds: Estimate | None
     profiled_over_unprofiled: float
     verdict: str
+
+    @property
+    def refused(self) -> bool:
+        """Tell whether the ledger is refused."""
+        return self.verdict.startswith(REFUSED)
+
+    @property
+    def alarms(self) -> list[str]:
+        """Return why its figures are not to be believed as they stand, if anything says so."""
+        return alarms_of(self.matched)
+
+    @property
+    def lines(self) -> dict[str, Estimate]:
+        """Return what adds up to the step: floor, terms and unexplained."""
+        terms = {term.name: term.seconds for term in self.terms}
+        return {"floor": self.floor_seconds, **terms, "unexplained": self.unexplained_seconds}
 
     def steps_kept(self, which: Literal["timed_steps", "traced_steps"]) -> tuple[int, int]:
         """Return how many steps of all anatomies the ledger rests on, and how many there are."""
@@ -92,6 +100,7 @@ class Ledger:
     def to_json(self) -> dict[str, Any]:
         """Return the ledger as plain data for `--json`."""
         return {
+            "anatomies": len(self.matched),
             "step_seconds": self.step_seconds.value,
             "floor_seconds": self.floor_seconds.value,
             "ledger": [
@@ -108,6 +117,7 @@ class Ledger:
             "profiled_over_unprofiled": self.profiled_over_unprofiled,
             "timed_steps": self.steps_kept("timed_steps"),
             "traced_steps": self.steps_kept("traced_steps"),
+            "alarms": self.alarms,
             "verdict": self.verdict,
         }
 
@@ -117,28 +127,36 @@ def make_ledger(anatomies: Sequence[Anatomy]) -> Ledger:
     matches = tuple(map(match_steps, anatomies))
     # Where no anatomy has steps to set against each other all are shown, and the verdict refuses them.
     matched = [match.anatomy for match in matches if match.refusal is None] or list(anatomies)
+    shown = middle(matched)
     entries = {id(anatomy): entries_of(anatomy) for anatomy in matched}
-    step = estimate(matched, lambda anatomy: anatomy.p50_seconds)
-    floor = estimate(matched, lambda anatomy: entries[id(anatomy)]["floor"])
-    unexplained = estimate(matched, lambda anatomy: entries[id(anatomy)]["unexplained"])
+    lines = {name: _line(matched, shown, lambda a, name=name: entries[id(a)][name]) for name in entries[id(shown[0])]}  # type: ignore[misc]
+    step = _line(matched, shown, lambda anatomy: anatomy.p50_seconds)
+    gap = step.value - lines["floor"].value
     remedies = {name: remedy for _, name, remedy in EXCESS} | {IDLE[0]: IDLE[1]}
-    gap = step.value - floor.value
-    terms = []
-    for name, remedy in remedies.items():
-        seconds = estimate(matched, lambda anatomy, name=name: entries[id(anatomy)][name])  # type: ignore[misc]
-        terms.append(Term(name, seconds, seconds.value / gap, remedy))
     twins = [anatomy for anatomy in matched if anatomy.twin]
     return Ledger(
         anatomies=tuple(anatomies),
         matches=matches,
+        matched=tuple(matched),
+        typical=shown[0],
         step_seconds=step,
-        floor_seconds=floor,
-        terms=tuple(terms),
-        unexplained_seconds=unexplained,
-        launch_side_seconds=estimate(twins, twin_seconds) if twins else None,
-        profiled_over_unprofiled=median(median(a.trace.step_seconds) / a.p50_seconds for a in matched),
-        verdict=_verdict(unexplained.value / step.value, [match.refusal for match in matches]),
+        floor_seconds=lines["floor"],
+        terms=tuple(Term(name, lines[name], lines[name].value / gap, remedy) for name, remedy in remedies.items()),
+        unexplained_seconds=lines["unexplained"],
+        launch_side_seconds=_line(twins, middle(twins), twin_seconds) if twins else None,
+        profiled_over_unprofiled=fmean(median(a.trace.step_seconds) / a.p50_seconds for a in shown),
+        verdict=_verdict(lines["unexplained"].value / step.value, [match.refusal for match in matches]),
     )
+
+
+def middle(anatomies: Sequence[Anatomy]) -> list[Anatomy]:
+    """Return the anatomy whose timed step is the median one, or the two in the middle, the lower first."""
+    ordered = sorted(anatomies, key=lambda anatomy: anatomy.p50_seconds)
+    return ordered[(len(ordered) - 1) // 2 : len(ordered) // 2 + 1]
+
+
+def _line(every: Sequence[Anatomy], shown: Sequence[Anatomy], seconds: Callable[[Anatomy], float]) -> Estimate:
+    return replace(estimate(every, seconds), value=fmean(map(seconds, shown)))
 
 
 def make_ledgers(anatomies: Sequence[Anatomy]) -> list[Ledger]:
@@ -164,6 +182,7 @@ def ledger_rows(ledger: Ledger) -> list[list[str]]:
 def ledger_checks(ledger: Ledger) -> list[str]:
     """Return in sentences what checks a ledger."""
     said = [f"{ledger.verdict}; a traced step takes {ledger.profiled_over_unprofiled:.2f} times as long."]
+    said += [f"Alarm: {text}." for text in ledger.alarms]
     if ledger.launch_side_seconds:
         seconds = format_seconds(ledger.launch_side_seconds.value)
         said.append(f"The same operators on tensors too small to matter take {seconds} a step.")
@@ -187,68 +206,12 @@ def _times(estimate: Estimate) -> list[str]:
     return [format_seconds(estimate.value), seconds_interval(estimate)]
 
 
-def entries_of(anatomy: Anatomy) -> dict[str, float]:
-    """Return floor, terms and unexplained of one anatomy, in seconds; their sum is its timed step."""
-    step_bytes = step_traffic(anatomy.cell.spec, anatomy.cell.workload).total_bytes
-    floor = anatomy.fraction_of_ceiling(step_bytes) * anatomy.p50_seconds
-    busy = role_seconds(anatomy.trace)
-    nothing = role_seconds(anatomy.twin_trace) if _is_twin_of_cpu(anatomy) and anatomy.twin_trace else {}
-    work = {role: busy.get(role, 0.0) - nothing.get(role, 0.0) for role, _, _ in EXCESS}
-    idle = idle_seconds(anatomy, sum(busy.values()))
-    read = _role_bytes(anatomy, step_bytes)
-    entries = {"floor": floor}
-    entries |= {name: work[role] - read[role] / step_bytes * floor for role, name, _ in EXCESS}
-    entries[IDLE[0]] = idle
-    return entries | {"unexplained": anatomy.p50_seconds - sum(entries.values())}
-
-
-def idle_seconds(anatomy: Anatomy, busy_seconds: float) -> float:
-    """Return the time of a step in which no kernel runs, as it is without a profiler.
-
-    Args:
-        anatomy: What was timed and traced.
-        busy_seconds: The time in which a kernel runs.
-    """
-    trace, issued = anatomy.trace, anatomy.issue_seconds or 0.0
-    if trace.device == "cpu":
-        return twin_seconds(anatomy) if anatomy.twin else gap_seconds(trace)
-    if not anatomy.twin:
-        # Launched as a whole: what the host does before, and the trace's own gaps.
-        return issued + gap_seconds(trace)
-    return queued_seconds(trace, issued) - busy_seconds
-
-
-def twin_seconds(anatomy: Anatomy) -> float:
-    """Return the twin's median step."""
-    return median(step.seconds for step in anatomy.twin)
-
-
-def _is_twin_of_cpu(anatomy: Anatomy) -> bool:
-    return anatomy.trace.device == "cpu" and bool(anatomy.twin)
-
-
-def _role_bytes(anatomy: Anatomy, step_bytes: int) -> dict[Role, int]:
-    """Return the bytes of a step by the role that reads them; what is neither weights nor KV is elementwise."""
-    traffic = step_traffic(anatomy.cell.spec, anatomy.cell.workload)
-    weights = traffic.attention_weights + traffic.mlp_weights + traffic.head + traffic.scales
-    small = step_bytes - weights - traffic.kv_read
-    # The engine's kernels read norms and biases with their weights.
-    fused = anatomy.trace.labelled == "plan"
-    return {
-        "weights": weights + small * fused,
-        "attention": traffic.kv_read,
-        "cache": 0,
-        "elementwise": small * (not fused),
-        "sampling": 0,
-    }
-
-
 def _verdict(unexplained: float, refusals: Sequence[str | None]) -> str:
     if all(refusals):
-        return f"refused: enough timed and traced steps met no bandwidth in common: {refusals[0]}"
+        return f"{REFUSED}: enough timed and traced steps met no bandwidth in common: {refusals[0]}"
     if abs(unexplained) <= TOLERANCE:
         return "explained"
     return (
-        f"refused: kernels and predicted idle time differ from the timed step by {abs(unexplained):.1%}, "
+        f"{REFUSED}: kernels and predicted idle time differ from the timed step by {abs(unexplained):.1%}, "
         f"more than {TOLERANCE:.0%}"
     )

@@ -1,6 +1,5 @@
 """One self-contained HTML file: it opens offline, in light and dark, on a narrow window."""
 
-import io
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -8,42 +7,25 @@ from importlib.resources import files
 from pathlib import Path
 
 import jinja2
-from matplotlib.figure import Figure
 
 import memfloor
 from memfloor.errors import UsageError
-from memfloor.record import Anatomy, Failure, Protocol, Run, Skip, Timed, UnreadableFile
-from memfloor.report.anatomy_figures import ANATOMY_FIGURES
-from memfloor.report.anatomy_section import ledger_sections
-from memfloor.report.figures import FIGURES, save
+from memfloor.record import Anatomy, Failure, Run, Skip, Timed, UnreadableFile
+from memfloor.report.anatomy_section import anatomy_section
+from memfloor.report.compared import Compared
+from memfloor.report.comparison_section import comparison_section
+from memfloor.report.figures import FIGURES, figure_svg
 from memfloor.report.interactive import scripts
-from memfloor.report.ledger import LEDGER_COLUMNS
+from memfloor.report.repeat import anatomy_commands, comparison_commands, study_commands
 from memfloor.report.sentences import cautions, headline
 from memfloor.report.summary import CellSummary, InvalidCell, summarise
 from memfloor.report.tables import CELL_COLUMNS, cell_row, invalid_row
-from memfloor.spec import model_names, unquantized
 
 CAPTIONS = {
     "1": "Figure 1. Achieved fraction of the floor (streamed bytes), left, and step time, right. Grey: the study's "
     "published cells at context 2048, a reference that was not measured here; its fractions count all parameters.",
-    "2": "Figure 2. The kernels of the middle decoder block in order, those in a row that serve one module as one bar: "
-    "time in us, and for those that read weights or the KV cache their bytes and the bandwidth they reach. Left out: "
-    "cells whose kernels are known by their names alone.",
-    "3": "Figure 3. When these kernels ran in a traced step, those that overlap below each other; a profiler widens "
-    "the gaps where kernels are launched one by one. Where no layer is known: a layer's share of the step.",
-    "4": "Figure 4. The whole step by owner, of the anatomy with the median step: left in time, right as parts of the "
-    "step. Grey: the floor at the paired ceiling. What passes the black line was predicted and not timed: unexplained "
-    "below zero. Hatched, if shown: the study's published anatomy, whose compute is below every byte floor.",
     "runs": "Every timed step of every run. A run is one fresh process and the unit of resampling.",
 }
-
-
-def figure_svg(figure: Figure) -> str:
-    """Return a figure as an SVG element, without the XML head that HTML does not take."""
-    buffer = io.StringIO()
-    save(figure, buffer, "svg")
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
 
 
 def render(
@@ -51,7 +33,7 @@ def render(
     unreadable: Sequence[UnreadableFile],
     folder: Path,
     anatomies: Sequence[Anatomy] = (),
-    sections: Sequence[str] = (),
+    compared: Sequence[Compared] = (),
 ) -> str:
     """Return the page for the records of one folder.
 
@@ -60,40 +42,43 @@ def render(
         unreadable: Files that were left out.
         folder: Where all this was read.
         anatomies: Anatomies.
-        sections: What stands below the cells, as HTML.
+        compared: Comparisons.
 
     Raises:
         UsageError: There is nothing to report.
     """
     summaries, invalid = summarise(records)
-    if not summaries and not invalid and not anatomies and not any(sections):
+    if not any((summaries, invalid, anatomies, compared)):
         raise UsageError(f"{folder} holds no records; take some with: memfloor study --out {folder}")
+    comparisons = [item.comparison for item in compared if item.comparison]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string((files("memfloor") / "report" / "page.html").read_text())
     return template.render(
         version=memfloor.__version__,
         made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         folder=str(folder),
-        headline=headline(summaries)
-        if summaries
-        else "No cell gave a time."
-        if invalid
-        else "Anatomies, and no plain runs.",
+        headline=headline(summaries) if summaries else _without_times(invalid, anatomies, compared),
         cautions=cautions(summaries),
         columns=CELL_COLUMNS,
         tables=_tables(summaries, invalid),
         figures=_figures(summaries),
-        sections=sections,
-        ledger_columns=LEDGER_COLUMNS,
-        ledgers=ledger_sections(anatomies, folder),
-        anatomy_figures=[(figure_svg(draw(anatomies)), CAPTIONS[name]) for name, draw in ANATOMY_FIGURES.items()]
-        if anatomies
-        else [],
+        sections=[comparison_section(compared), anatomy_section(anatomies, folder)],
         environments=_environments([*(run for item in summaries for run in item.runs), *anatomies]),
         unreadable=unreadable,
-        commands=repeat_commands(summaries),
-        scripts=scripts() if anatomies else [],
+        commands=[
+            *study_commands(summaries, comparisons),
+            *comparison_commands(comparisons),
+            *anatomy_commands(anatomies),
+        ],
+        scripts=scripts() if anatomies or any(item.ratio for item in compared) else [],
     )
+
+
+def _without_times(invalid: Sequence[InvalidCell], anatomies: Sequence[Anatomy], compared: Sequence[Compared]) -> str:
+    if invalid:
+        return "No cell gave a time."
+    shown = [name for name, found in (("anatomies", anatomies), ("comparisons", compared)) if found]
+    return f"{' and '.join(shown).capitalize()}, and no plain runs."
 
 
 def write_page(text: str, target: Path) -> None:
@@ -116,56 +101,6 @@ def write_page(text: str, target: Path) -> None:
             draft.unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(f"cannot write {target}: {error.strerror or error}") from error
-
-
-def repeat_commands(summaries: Sequence[CellSummary]) -> list[str]:
-    """Return the commands that take the same cells again, with every setting that is not a default."""
-    groups: dict[tuple[str, str, tuple[int, ...]], list[str]] = defaultdict(list)
-    contexts: dict[tuple[str, str, str], list[CellSummary]] = defaultdict(list)
-    for summary in summaries:
-        # Two arms of an A/A are one cell to a study.
-        if summary.cell.arm != "candidate":
-            contexts[_model(summary), _settings(summary), summary.cell.runtime_text].append(summary)
-    for (model, settings, runtime), members in contexts.items():
-        groups[model, settings, tuple(item.cell.workload.context_len for item in members)].append(runtime)
-    return [
-        f"memfloor study --model {model} {' '.join(f'--runtime {runtime}' for runtime in runtimes)} "
-        f"--context {','.join(map(str, lengths))} {settings}"
-        for (model, settings, lengths), runtimes in groups.items()
-    ]
-
-
-def _model(summary: CellSummary) -> str:
-    spec = summary.cell.spec
-    return spec.name if spec.name in model_names() else spec.source
-
-
-def _settings(summary: CellSummary) -> str:
-    cell, protocol, first, study = summary.cell, summary.runs[0].protocol, summary.runs[0], Protocol()
-    given = {
-        "device": cell.device,
-        "runs": max(run.block for run in summary.runs) + 1,
-        "batch": cell.workload.batch,
-        "weights": cell.workload.weights,
-        "head": None if cell.workload.head == unquantized(cell.workload.weights) else cell.workload.head,
-        "kv": cell.workload.kv,
-        "threads": cell.threads,
-        "weights-from": cell.weights_from,
-        "warmup-steps": protocol.warmup_steps,
-        "timed-steps": protocol.timed_steps,
-        "seed": None if first.seed is None else first.seed - first.block,
-    }
-    defaults = {
-        "batch": 1,
-        "weights": "bf16",
-        "kv": "bf16",
-        "warmup-steps": study.warmup_steps,
-        "timed-steps": study.timed_steps,
-        "seed": 0,
-    }
-    shown = {name: value for name, value in given.items() if value is not None and value != defaults.get(name)}
-    options = [f"--{name} {value}" for name, value in shown.items()]
-    return " ".join(options + ["--prefill"] * cell.prefill)
 
 
 def _figures(summaries: Sequence[CellSummary]) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from memfloor.floor import CONVENTIONS, step_traffic
 from memfloor.hardware import match_driver_name
-from memfloor.record import Cell, DeviceInfo, Failure, Protocol, Run, Skip
+from memfloor.record import Cell, DeviceInfo, Failure, Protocol, Run, Skip, Timed
 from memfloor.stats import Estimate, coefficient_of_variation, estimate
 
 
@@ -32,7 +32,7 @@ class CellSummary:
 
     cell: Cell
     device: DeviceInfo
-    runs: tuple[Run, ...]
+    runs: tuple[Timed, ...]
     p50_seconds: Estimate
     ceiling_bytes_per_second: Estimate
     peak_bytes_per_second: float | None
@@ -101,7 +101,7 @@ def summarise(records: Iterable[Run | Failure | Skip]) -> tuple[list[CellSummary
     return sorted(map(summarise_cell, runs.values()), key=_order), invalid
 
 
-def summarise_cell(runs: Sequence[Run]) -> CellSummary:
+def summarise_cell(runs: Sequence[Timed]) -> CellSummary:
     """Return what the runs of one cell on one device say."""
     cell, device = runs[0].cell, runs[0].environment.device
     catalogued = match_driver_name(device.name)
@@ -129,7 +129,7 @@ def _cell_json(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _fraction(runs: Sequence[Run], cell: Cell, convention: str, peak: float | None) -> Fraction:
+def _fraction(runs: Sequence[Timed], cell: Cell, convention: str, peak: float | None) -> Fraction:
     total_bytes = step_traffic(cell.spec, cell.workload, convention).total_bytes
     return Fraction(
         total_bytes=total_bytes,

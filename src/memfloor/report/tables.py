@@ -33,7 +33,7 @@ def cell_row(summary: CellSummary) -> list[str]:
     return [
         summary.cell.spec.name,
         runtime_label(summary.cell),
-        _context(summary),
+        workload_text(summary.cell),
         format_seconds(summary.p50_seconds.value),
         seconds_interval(summary.p50_seconds),
         percent_interval(fractions["streamed"].ceiling),
@@ -49,7 +49,7 @@ def cell_row(summary: CellSummary) -> list[str]:
 
 def invalid_row(cell: InvalidCell) -> list[str]:
     """Return the row of a cell that gave no times: its reason stands in place of every figure."""
-    return [cell.cell.spec.name, runtime_label(cell.cell), _context(cell), f"invalid: {cell.reason}"]
+    return [cell.cell.spec.name, runtime_label(cell.cell), workload_text(cell.cell), f"invalid: {cell.reason}"]
 
 
 def runtime_label(cell: Cell) -> str:
@@ -63,6 +63,12 @@ def runtime_label(cell: Cell) -> str:
         f" ({cell.arm})" if cell.arm else "",
     ]
     return cell.runtime_text + "".join(parts)
+
+
+def workload_text(cell: Cell) -> str:
+    """Return context and batch size, such as `2048 x4`."""
+    workload = cell.workload
+    return str(workload.context_len) + (f" x{workload.batch}" if workload.batch > 1 else "")
 
 
 def seconds_interval(estimate: Estimate) -> str:
@@ -88,8 +94,3 @@ def _pair(paper: Estimate | None, blocks: Estimate | None) -> str:
 
 def _of_peak(fraction: Fraction) -> str:
     return format_percent(fraction.peak.value) if fraction.peak else "-"
-
-
-def _context(item: CellSummary | InvalidCell) -> str:
-    workload = item.cell.workload
-    return str(workload.context_len) + (f" x{workload.batch}" if workload.batch > 1 else "")

@@ -1,4 +1,4 @@
-"""Which anatomy, traced step and part of it are drawn, in which order, and on which row each kernel lies."""
+"""Which traced step and part of it are drawn, in which order, and on which row each kernel lies."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -41,12 +41,6 @@ def slowest_first(ledgers: Iterable[Ledger]) -> list[Ledger]:
         return device, cell.spec.name, cell.workload.context_len, -ledger.step_seconds.value
 
     return sorted(ledgers, key=place)
-
-
-def typical(anatomies: Sequence[Anatomy]) -> Anatomy:
-    """Return the anatomy whose timed step is the median one, or the lower of the two in the middle."""
-    middle = median_low(anatomy.p50_seconds for anatomy in anatomies)
-    return next(anatomy for anatomy in anatomies if anatomy.p50_seconds == middle)
 
 
 def typical_step(trace: StepTrace) -> int:

@@ -5,9 +5,8 @@ from itertools import accumulate
 
 from memfloor.report.colours import FLOOR_COLOUR, STEP_COLOUR, TERM_COLOURS, UNEXPLAINED_COLOUR
 from memfloor.report.interactive import Chart, plain, wrapped
-from memfloor.report.ledger import Ledger, entries_of
+from memfloor.report.ledger import Ledger
 from memfloor.report.tables import seconds_interval
-from memfloor.report.timeline import typical
 from memfloor.stats import Estimate
 from memfloor.units import MILLI, format_percent, format_seconds
 
@@ -21,7 +20,7 @@ class Row:
 
     Attributes:
         name: What owns the time.
-        estimate: Over all anatomies of the cell.
+        estimate: Of the ledger.
         colour: Of the bar.
         remedy: What would remove it; empty where nothing is named.
         in_gap: Whether it is a part of the gap.
@@ -35,10 +34,9 @@ class Row:
 
 
 def waterfall(ledger: Ledger) -> Chart:
-    """Return the waterfall of the typical anatomy, whose bars add up to its step; medians of several need not."""
+    """Return the waterfall, whose bars are the lines of the ledger."""
     rows = _rows(ledger)
-    entries = entries_of(typical(ledger.anatomies))
-    lengths = [entries[row.name] for row in rows]
+    lengths = [row.estimate.value for row in rows]
     ends = list(accumulate(lengths))
     drawn = [*rows, Row("step, timed", ledger.step_seconds, STEP_COLOUR, in_gap=False)]
     lengths, begins = [*lengths, ends[-1]], [0.0, *ends[:-1], 0.0]
@@ -78,18 +76,18 @@ def _hover(row: Row, seconds: float, gap_seconds: float, ledger: Ledger) -> str:
     lines = [f"<b>{plain(row.name)}</b>", format_seconds(seconds)]
     if row.in_gap:
         lines.append(f"{format_percent(seconds / gap_seconds)} of the gap")
-    if len(ledger.anatomies) > 1:
-        lines.append(f"median of {len(ledger.anatomies)}: {format_seconds(row.estimate.value)}")
-        lines.append(f"95 % CI: {seconds_interval(row.estimate)}")
+    if row.estimate.runs > 1:
+        lines.append(f"95 % CI over {row.estimate.runs} anatomies: {seconds_interval(row.estimate)}")
     return "<br>".join([*lines, *([f"removed by {wrapped(row.remedy)}"] if row.remedy else [])])
 
 
 def _caption(ledger: Ledger) -> str:
-    if len(ledger.anatomies) == 1:
+    runs = ledger.step_seconds.runs
+    if runs == 1:
         return "From the floor at the paired ceiling to the timed step."
+    which = "that whose step is the median one" if runs % 2 else "the mean of the two in the middle"
     return (
-        f"From the floor at the paired ceiling to the timed step, in that of {len(ledger.anatomies)} anatomies whose "
-        "step is the median one; the table above has medians and intervals over all of them."
+        f"From the floor at the paired ceiling to the timed step: of {runs} anatomies {which}, as in the table above."
     )
 
 

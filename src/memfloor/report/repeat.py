@@ -1,0 +1,116 @@
+"""The commands that take the same records again: their settings other than defaults, and what was said before."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from memfloor.record import Anatomy, Cell, Comparison, Protocol, Timed
+from memfloor.report.summary import CellSummary
+from memfloor.report.tables import runtime_label
+from memfloor.spec import model_names, unquantized
+
+STUDY = Protocol()
+DEFAULTS = {
+    "batch": 1,
+    "weights": "bf16",
+    "kv": "bf16",
+    "warmup-steps": STUDY.warmup_steps,
+    "timed-steps": STUDY.timed_steps,
+    "seed": 0,
+}
+
+
+def study_commands(summaries: Sequence[CellSummary], comparisons: Sequence[Comparison] = ()) -> list[str]:
+    """Return the commands that take the same cells again; runs that comparisons took are left to their commands."""
+    sessions = {comparison.session_id for comparison in comparisons}
+    contexts: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    for summary in summaries:
+        runs = [run for run in summary.runs if run.session_id not in sessions]
+        # Two arms of an A/A are one cell to a study.
+        if runs and summary.cell.arm != "candidate":
+            cell = summary.cell
+            settings = _settings(cell, _formats(cell), runs[0].protocol, _count(runs), _seed(runs[0]))
+            contexts[_model(cell), settings, cell.runtime_text].append(cell.workload.context_len)
+    groups: dict[tuple[str, str, tuple[int, ...]], list[str]] = defaultdict(list)
+    for (model, settings, runtime), lengths in contexts.items():
+        groups[model, settings, tuple(lengths)].append(runtime)
+    return [
+        f"memfloor study --model {model} {' '.join(f'--runtime {runtime}' for runtime in runtimes)} "
+        f"--context {_listed(lengths)} {settings}"
+        for (model, settings, lengths), runtimes in groups.items()
+    ]
+
+
+def comparison_commands(comparisons: Sequence[Comparison]) -> list[str]:
+    """Return the commands that take the same comparisons again, with what was said before their first runs."""
+    contexts: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for item in comparisons:
+        baseline, candidate = (_arm(cell) for cell in (item.baseline, item.candidate))
+        arms = f"--baseline {baseline} --candidate {candidate}" if item.question == "ab" else f"--runtime {baseline}"
+        settings = _settings(item.baseline, {}, item.protocol, item.planned_runs, item.seed)
+        said = [f"--margin {item.margin:g}"]
+        said += [f"--expect-null-below {item.expect_null_below:g}"] if item.expect_null_below else []
+        said += [f"--may-differ {field}" for field in item.may_differ]
+        head = f"memfloor {item.question} {_model(item.baseline)} {arms}"
+        contexts[head, " ".join([settings, *said])].append(item.baseline.workload.context_len)
+    # A comparison that was taken twice is repeated by one command.
+    return [f"{head} --context {_listed(sorted(set(lengths)))} {rest}" for (head, rest), lengths in contexts.items()]
+
+
+def anatomy_commands(anatomies: Sequence[Anatomy]) -> list[str]:
+    """Return the commands that take the same anatomies again."""
+    cells: dict[str, list[Anatomy]] = defaultdict(list)
+    for anatomy in anatomies:
+        cells[anatomy.cell.key].append(anatomy)
+    return [_anatomy_command(taken) for taken in cells.values()]
+
+
+def _anatomy_command(taken: Sequence[Anatomy]) -> str:
+    first = taken[0]
+    cell, traced = first.cell, len(first.trace.step_seconds) + first.trace.other_steps
+    settings = _settings(cell, {}, first.protocol, _count(taken), _seed(first))
+    head = f"memfloor anatomy {_model(cell)} --runtime {_arm(cell)}"
+    return f"{head} --context {cell.workload.context_len} --traced-steps {traced} {settings}"
+
+
+def _model(cell: Cell) -> str:
+    return cell.spec.name if cell.spec.name in model_names() else cell.spec.source
+
+
+def _arm(cell: Cell) -> str:
+    # Formats are written as options of the runtime, for those of two arms may differ.
+    return runtime_label(cell.model_copy(update={"arm": None}))
+
+
+def _formats(cell: Cell) -> dict[str, str | None]:
+    workload = cell.workload
+    head = None if workload.head == unquantized(workload.weights) else workload.head
+    return {"weights": workload.weights, "head": head, "kv": workload.kv}
+
+
+def _settings(cell: Cell, formats: dict[str, str | None], protocol: Protocol, runs: int, seed: int | None) -> str:
+    given = {
+        "device": cell.device,
+        "runs": runs,
+        "batch": cell.workload.batch,
+        **formats,
+        "threads": cell.threads,
+        "weights-from": cell.weights_from,
+        "warmup-steps": protocol.warmup_steps,
+        "timed-steps": protocol.timed_steps,
+        "seed": seed,
+    }
+    shown = {name: value for name, value in given.items() if value is not None and value != DEFAULTS.get(name)}
+    options = [f"--{name} {value}" for name, value in shown.items()]
+    return " ".join(options + ["--prefill"] * cell.prefill)
+
+
+def _count(taken: Sequence[Timed]) -> int:
+    return 1 + max(each.block for each in taken)
+
+
+def _seed(taken: Timed) -> int | None:
+    return None if taken.seed is None else taken.seed - taken.block
+
+
+def _listed(lengths: Sequence[int]) -> str:
+    return ",".join(map(str, lengths))

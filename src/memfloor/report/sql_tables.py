@@ -1,0 +1,166 @@
+"""The tables that SQL sees of a folder: their columns, and a row of each from its records."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from memfloor.floor import CONVENTIONS, step_traffic
+from memfloor.record import Anatomy, Cell, Failure, Run, Skip, Timed
+from memfloor.report.breakdown import EXCESS, IDLE, entries_of
+from memfloor.report.compared import Compared
+from memfloor.report.matching import match_steps
+
+Row = dict[str, Any]
+Columns = Mapping[str, str]
+LEDGER_LINES = ("floor", *(name for _, name, _ in EXCESS), IDLE[0], "unexplained")
+
+
+def _line_column(line: str) -> str:
+    return f"{line.replace(' ', '_')}_seconds"
+
+
+OF_CELL = {
+    "record_id": "VARCHAR",
+    "session_id": "VARCHAR",
+    # In UTC; a type with a zone would need another package to be read in Python.
+    "taken_at": "TIMESTAMP",
+    "kind": "VARCHAR",
+    "model": "VARCHAR",
+    "runtime": "VARCHAR",
+    "options": "VARCHAR",
+    "arm": "VARCHAR",
+    "context_len": "BIGINT",
+    "batch": "BIGINT",
+    "weights": "VARCHAR",
+    "kv": "VARCHAR",
+    "block": "BIGINT",
+    "device": "VARCHAR",
+}
+TIMED = {
+    "steps_per_call": "BIGINT",
+    "p50_seconds": "DOUBLE",
+    "ceiling_bytes_per_second": "DOUBLE",
+    **{f"{name}_bytes": "BIGINT" for name in CONVENTIONS},
+    "fraction_of_ceiling": "DOUBLE",
+    "foreign_load": "DOUBLE",
+    "git_commit": "VARCHAR",
+}
+RUNS: Columns = {**OF_CELL, **TIMED, "reason": "VARCHAR"}
+STEPS: Columns = {
+    "record_id": "VARCHAR",
+    "step": "BIGINT",
+    "phase": "VARCHAR",
+    "host_seconds": "DOUBLE",
+    "device_seconds": "DOUBLE",
+}
+ANATOMIES: Columns = {
+    **OF_CELL,
+    **TIMED,
+    "traced_steps": "BIGINT",
+    "kernels": "BIGINT",
+    # Of the steps that met one bandwidth, whose median this is.
+    "step_seconds": "DOUBLE",
+    **{_line_column(line): "DOUBLE" for line in LEDGER_LINES},
+    "reason": "VARCHAR",
+}
+COMPARISONS: Columns = {
+    "record_id": "VARCHAR",
+    "session_id": "VARCHAR",
+    "question": "VARCHAR",
+    "model": "VARCHAR",
+    "baseline": "VARCHAR",
+    "candidate": "VARCHAR",
+    "context_len": "BIGINT",
+    "batch": "BIGINT",
+    "device": "VARCHAR",
+    "planned_blocks": "BIGINT",
+    "blocks": "BIGINT",
+    "ratio": "DOUBLE",
+    "ratio_low": "DOUBLE",
+    "ratio_high": "DOUBLE",
+    "ratio_at_equal_bandwidth": "DOUBLE",
+    "margin": "DOUBLE",
+    "verdict": "VARCHAR",
+    "null_claim": "VARCHAR",
+    "isolation": "VARCHAR",
+    "confounders": "VARCHAR",
+    "outputs": "VARCHAR",
+}
+
+
+def run_row(record: Run | Failure | Skip) -> Row:
+    """Return the row of `runs` for a run, or for what there is in place of one."""
+    if isinstance(record, Run):
+        return _of_cell(record) | _timed(record)
+    reason = record.reason if isinstance(record, Skip) else f"{record.cause}: {record.last_words}"
+    return _of_cell(record) | {"reason": reason, "device": record.device.name if record.device else None}
+
+
+def step_rows(record: Run | Failure | Skip) -> Iterator[Row]:
+    """Give the rows of `steps` of a record, in order; none but a run has any."""
+    for index, step in enumerate(record.steps if isinstance(record, Run) else ()):
+        times = {"host_seconds": step.host_seconds, "device_seconds": step.device_seconds}
+        yield {"record_id": record.record_id, "step": index, "phase": step.phase, **times}
+
+
+def anatomy_row(anatomy: Anatomy) -> Row:
+    """Return the row of `anatomies`: its own ledger, or as `reason` why its steps cannot be set against each other."""
+    match = match_steps(anatomy)
+    row = _of_cell(anatomy) | _timed(anatomy)
+    row |= {"traced_steps": len(anatomy.trace.step_seconds), "kernels": len(anatomy.trace.kernels)}
+    if match.refusal is not None:
+        return row | {"reason": match.refusal}
+    lines = {_line_column(line): seconds for line, seconds in entries_of(match.anatomy).items()}
+    return row | {"step_seconds": match.anatomy.p50_seconds, **lines}
+
+
+def comparison_row(compared: Compared) -> Row:
+    """Return the row of `comparisons`; what was paired afterwards has no record and no question."""
+    said, ratio, equal = compared.comparison, compared.ratio, compared.equal_bandwidth
+    row: Row = {"confounders": "; ".join(compared.confounders), "margin": compared.margin, "null_claim": compared.null}
+    row |= {name: getattr(compared, name) for name in ("verdict", "isolation", "outputs")}
+    row |= {"baseline": compared.baseline.runtime_text, "candidate": compared.candidate.runtime_text}
+    row |= _workload(compared.baseline)
+    if said:
+        row |= {name: getattr(said, name) for name in ("record_id", "session_id", "question")}
+        row |= {"planned_blocks": said.planned_runs}
+    if compared.baseline_runs:
+        row |= {"device": compared.baseline_runs[0].environment.device.name}
+    if ratio and equal:
+        low, high = ratio.ci95 or (None, None)
+        row |= {"blocks": ratio.blocks, "ratio": ratio.value, "ratio_low": low, "ratio_high": high}
+        row |= {"ratio_at_equal_bandwidth": equal.ratio.value}
+    return row
+
+
+def _workload(cell: Cell) -> Row:
+    return {"model": cell.spec.name, "context_len": cell.workload.context_len, "batch": cell.workload.batch}
+
+
+def _of_cell(record: Run | Failure | Skip | Anatomy) -> Row:
+    cell = record.cell
+    return _workload(cell) | {
+        "record_id": record.record_id,
+        "session_id": record.session_id,
+        "taken_at": record.taken_at,
+        "kind": record.kind,
+        "runtime": cell.runtime,
+        "options": ",".join(f"{key}={value}" for key, value in sorted(cell.options.items())),
+        "arm": cell.arm,
+        "weights": cell.workload.weights,
+        "kv": cell.workload.kv,
+        "block": record.block,
+    }
+
+
+def _timed(taken: Timed) -> Row:
+    traffic = {name: step_traffic(taken.cell.spec, taken.cell.workload, name).total_bytes for name in CONVENTIONS}
+    return {
+        "device": taken.environment.device.name,
+        "steps_per_call": taken.steps_per_call,
+        "p50_seconds": taken.p50_seconds,
+        "ceiling_bytes_per_second": taken.ceiling_bytes_per_second,
+        **{f"{name}_bytes": total for name, total in traffic.items()},
+        "fraction_of_ceiling": taken.fraction_of_ceiling(traffic["streamed"]),
+        "foreign_load": taken.environment.foreign_load,
+        "git_commit": taken.environment.git_commit,
+    }
