@@ -27,15 +27,16 @@ def test_a_plain_cell_is_accepted(weights):
 
 
 @pytest.mark.parametrize(
-    ("weights", "head", "reason"),
+    ("hidden", "weights", "head", "reason"),
     [
-        ("int4-g128", None, "int4-g128 needs rows in multiples of 128 numbers, not 192"),
-        ("bf16", "int4-g128", "int4-g128 needs rows in multiples of 128 numbers, not 192"),
-        ("int8", "bf16", None),
+        (192, "int4-g128", None, "int4-g128 needs rows in multiples of 128 numbers, not 192"),
+        (192, "bf16", "int4-g128", "int4-g128 needs rows in multiples of 128 numbers, not 192"),
+        (192, "int8", "bf16", None),
+        (897, "bf16", None, "bf16 needs rows in multiples of 8 numbers, not 897"),
     ],
 )
-def test_rows_that_a_format_cannot_pack_are_refused(weights, head, reason):
-    spec = load_model("qwen2.5-0.5b").model_copy(update={"hidden_size": 192})
+def test_rows_that_a_format_cannot_pack_are_refused(hidden, weights, head, reason):
+    spec = load_model("qwen2.5-0.5b").model_copy(update={"hidden_size": hidden})
     workload = Workload.of(2048, weights=weights, head=head)
     odd = cell().model_copy(update={"spec": spec, "workload": workload})
     assert cell_reason(odd) == reason

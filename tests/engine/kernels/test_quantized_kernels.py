@@ -64,7 +64,9 @@ def test_a_packed_matrix_takes_the_bytes_its_format_says(name):
     assert dequantize(matrix).shape == (21, 384)
 
 
-@pytest.mark.parametrize(("name", "columns", "chunk"), [("int8", 96, 64), ("fp8", 200, 64), ("int4-g128", 192, 128)])
+@pytest.mark.parametrize(
+    ("name", "columns", "chunk"), [("int8", 96, 64), ("fp8", 200, 64), ("int4-g128", 192, 128), ("bf16", 129, 8)]
+)
 def test_rows_that_do_not_fill_chunks_are_refused(name, columns, chunk):
     with pytest.raises(UsageError, match=f"{name} needs rows in multiples of {chunk} numbers, not {columns}"):
         quantize(numbers(3, columns), name)
