@@ -1,4 +1,4 @@
-"""Compile every kernel at Qwen2.5-7B's shapes for a compute capability, with no GPU, and print facts of its code.
+"""Compile every kernel at a model's shapes for a compute capability, with no GPU, and print facts of its code.
 
 Run as a script in a process of its own, because kernels cannot be both interpreted and compiled in one.
 """
@@ -24,6 +24,7 @@ from memfloor.floor import projections
 from memfloor.spec import ModelSpec, load_model
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
+QWEN = load_model("qwen2.5-7b")
 TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int32: "*i32"}
 
 
@@ -37,21 +38,25 @@ def hf_shapes(spec: ModelSpec) -> dict[str, torch.Tensor]:
     for name in ("input_layernorm", "post_attention_layernorm"):
         shapes[f"model.layers.0.{name}"] = hidden
     state = {f"{name}.weight": torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    for name in "qkv":
+    for name in ("q_norm", "k_norm") if spec.qk_norm else ():
+        state[f"model.layers.0.self_attn.{name}.weight"] = torch.empty(spec.head_dim, device="meta")
+    for name in "qkv" if spec.qkv_bias else "":
         rows = projections(spec)[f"{name}_proj"][0]
         state[f"model.layers.0.self_attn.{name}_proj.bias"] = torch.empty(rows, device="meta")
     return state
 
 
-def step_calls(pdl: int, weights_format: str = "bf16") -> dict[str, KernelCall]:
-    """Return the calls of the last layer and the output of the model's step.
+def step_calls(
+    pdl: int, weights_format: str = "bf16", spec: ModelSpec = QWEN, max_len: int = 2560
+) -> dict[str, KernelCall]:
+    """Return the calls of the last layer and the output of a model's step on a device of 132 multiprocessors.
 
     Of quantised weights only the calls that read them.
     """
-    spec = load_model("qwen2.5-7b").model_copy(update={"num_hidden_layers": 1})
+    spec = spec.model_copy(update={"num_hidden_layers": 1})
     weights = pack_weights(spec, hf_shapes(spec), torch.device("meta"), weights_format, weights_format)
-    shapes = default_shapes(spec.hidden_size, 4, 132, weights_format, weights_format)
-    model = DecodeModel(spec, weights, 2560, shapes, pdl)
+    shapes = default_shapes(spec, 132, weights_format, weights_format)
+    model = DecodeModel(spec, weights, max_len, shapes, pdl)
     names = ("qkv", "attention", "combine", "o_proj", "gate_up", "down_proj", "head", "sample")
     calls = dict(zip(names, model.plan.calls, strict=True)) | {"embed": model.embed}
     if weights_format != "bf16":

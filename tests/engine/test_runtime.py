@@ -55,6 +55,12 @@ def test_a_cell_beyond_the_engine_is_refused_with_its_reason(changes, reason):
     assert cell_reason(cell(**changes)) == reason
 
 
+@pytest.mark.parametrize(("field", "value", "most"), [("head_dim", 512, 256), ("hidden_size", 20480, 16384)])
+def test_a_model_whose_rows_or_heads_no_program_can_hold_is_refused(field, value, most):
+    spec = load_model("qwen3-8b").model_copy(update={field: value})
+    assert cell_reason(cell().model_copy(update={"spec": spec})) == f"{field} {value} is beyond the engine's {most}"
+
+
 def test_a_sliding_window_is_refused():
     spec = load_model("qwen3-8b").model_copy(update={"sliding_window": 128, "num_sliding_layers": 4})
     assert cell_reason(cell().model_copy(update={"spec": spec})) == "sliding-window attention is not supported"

@@ -17,7 +17,7 @@ from memfloor.spec import Workload, load_model
 
 H200 = SimpleNamespace(name="NVIDIA H200", major=9, minor=0, multi_processor_count=132)
 SPEC = load_model("qwen2.5-7b")
-DEFAULTS = default_shapes(SPEC.hidden_size, SPEC.num_key_value_heads, H200.multi_processor_count)
+DEFAULTS = default_shapes(SPEC, H200.multi_processor_count)
 TUNED = replace(DEFAULTS, qkv=RowShape(block_n=16, warps=8, registers=128))
 
 

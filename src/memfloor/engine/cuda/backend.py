@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memfloor.engine.cuda.launch_shapes import refuse_model
 from memfloor.engine.rope import rope_reason
 from memfloor.errors import UsageError
 from memfloor.record import Cell
@@ -66,7 +67,7 @@ def cell_reason(cell: Cell) -> str | None:
     reasons = [reason for reason, holds in refused.items() if holds]
     if reasons:
         return reasons[0]
-    return _format_reason(cell) or _pdl_reason(cell) or _shapes_reason(cell) or rope_reason(spec)
+    return refuse_model(spec) or _format_reason(cell) or _pdl_reason(cell) or _shapes_reason(cell) or rope_reason(spec)
 
 
 def build(cell: Cell, start_len: int, max_len: int, seed: int, report: Callable[[str], None]) -> "DecodeModel":
@@ -108,8 +109,7 @@ def launch_shapes(cell: Cell) -> "LaunchShapes":
     spec, formats = cell.spec, (cell.workload.weights, cell.workload.head)
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     if not _is_tuned(cell):
-        sms = properties.multi_processor_count
-        return default_shapes(spec.hidden_size, spec.num_key_value_heads, sms, *formats)
+        return default_shapes(spec, properties.multi_processor_count, *formats)
     tuned = load_shapes(TunedOn.of(spec, *formats, properties, triton.__version__))
     if tuned is None:
         raise UsageError(

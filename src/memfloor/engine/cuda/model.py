@@ -43,11 +43,11 @@ class DecodeModel:
             spec: The model.
             weights: Packed weights; their device is the engine's.
             max_len: Slots of the KV cache.
-            shapes: Launch shape of every kernel.
+            shapes: Launch shape of every kernel; `shapes` of the model are those that run.
             pdl: Mode of programmatic dependent launch, from `kernels.dependency`.
         """
         self.spec, self.weights, self.max_len = spec, weights, max_len
-        self.shapes, self.pdl = shapes, pdl
+        self.shapes, self.pdl = shapes.fitted(spec), pdl
         self.device = weights.embedding.device
         self._allocate_activations()
         self._allocate_scratch()

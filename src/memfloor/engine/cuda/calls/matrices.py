@@ -80,19 +80,18 @@ def qkv_call(
         shape: Launch shape; its rows are pairs, no more than half a head.
         pdl: Mode of programmatic dependent launch.
     """
-    buffer, half = _buffer(w), heads.head_dim // 2
-    block = min(shape.block_n, half)
+    buffer, shape = _buffer(w), shape.fitted(heads.head_dim // 2)
     constants = {
         **_row_constants(w, sums, eps, shape, pdl),
         **heads.constants(),
-        "BLOCK_N": block,
         "HAS_BIAS": bias is not None,
         "SCALE": log2(euler) / heads.head_dim**0.5,
     }
     norms = qk_norm or (buffer, buffer)
     args = (x, sums, buffer, buffer if bias is None else bias, *norms, rope_row, *heads.args())
     reads = _present(buffer, bias, *(qk_norm or ()))
-    return KernelCall("qkv", qkv_kernel, w.shape[0] // 2 // block, args, constants, shape.warps, reads, shape.registers)
+    programs = shape.programs(w.shape[0] // 2)
+    return KernelCall("qkv", qkv_kernel, programs, args, constants, shape.warps, reads, shape.registers)
 
 
 def gate_up_call(
@@ -142,7 +141,8 @@ def projection_call(
 ) -> KernelCall:
     """Add w [N, K] x [K] + bias [N] to the residual [N] and prepare the next norm."""
     buffer, (rows, columns) = _buffer(w), w.shape
-    splits, steps = shape.splits(columns), min(shape.steps, -(-columns // shape.block_k))
+    shape = shape.fitted(columns)
+    splits = shape.splits(columns)
     constants = {
         "N": rows,
         "K": columns,
@@ -150,8 +150,8 @@ def projection_call(
         "FORMAT": format_name(w),
         "BLOCK_N": shape.block_n,
         "BLOCK_K": shape.block_k,
-        "STEPS": steps,
-        "AHEAD": min(shape.ahead, steps),
+        "STEPS": shape.steps,
+        "AHEAD": shape.ahead,
         "SPLITS": splits,
         "BLOCK_SPLITS": next_power_of_two(splits),
         "PDL": pdl,
