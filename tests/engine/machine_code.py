@@ -111,10 +111,23 @@ def run(tool: str, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
+def model_of(name: str) -> ModelSpec:
+    """Return a model of the catalogue, or one whose heads are as wide or as many as the engine takes."""
+    changes = {
+        "wide-heads": {"head_dim": 256, "num_attention_heads": 16, "num_key_value_heads": 16},
+        "one-kv-head": {"num_key_value_heads": 1},
+        "long-rows": {"hidden_size": 8192, "intermediate_size": 29568, "num_attention_heads": 64},
+    }
+    if name in changes:
+        return load_model("qwen3-8b").model_copy(update=changes[name])
+    return load_model(name)
+
+
 if __name__ == "__main__":
-    capability, pdl, *formats = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
-    step = step_calls(pdl, *formats)
-    found = {name: facts(compile_call(call, capability)) for name, call in step.items()}
-    if formats:
-        found = {name: code | {"weights_per_lane": weights_per_lane(step[name])} for name, code in found.items()}
+    options = json.loads(sys.argv[1])
+    calls = step_calls(options["pdl"], options["weights"], model_of(options["model"]), options["max_len"])
+    wanted = {name: call for name, call in calls.items() if name in (options["only"] or calls)}
+    found = {name: facts(compile_call(call, options["capability"])) for name, call in wanted.items()}
+    if options["weights"] != "bf16":
+        found = {name: code | {"weights_per_lane": weights_per_lane(wanted[name])} for name, code in found.items()}
     sys.stdout.write(json.dumps(found))
