@@ -153,9 +153,11 @@ def test_a_quantised_step_agrees_with_float32_over_dequantised_weights(weights, 
     assert (model.facts()["weights_format"], model.facts()["head_format"]) == (weights, head)
 
 
-def test_the_tensors_a_step_reads_add_up_to_the_floor(tiny):
-    spec, _ = tiny
-    read = bytes_read(decoder_of(tiny).model)
+@pytest.mark.parametrize("model_type", ["qwen2", "qwen3"])
+def test_the_tensors_a_step_reads_add_up_to_the_floor(model_type):
+    spec = from_hf_config({**TINY, "num_hidden_layers": 1, "model_type": model_type}, "tiny")
+    assert spec.qk_norm == (model_type == "qwen3")
+    read = bytes_read(DecodeModel(spec, random_weights(spec, CPU, seed=3), 20, SHAPES, 0))
     traffic = step_traffic(spec, Workload.of(16))
     assert read == traffic.total_bytes - traffic.kv_read - traffic.kv_write
 
@@ -173,3 +175,15 @@ def test_what_a_quantised_step_reads_adds_up_to_the_floor_of_its_formats(weights
 def test_six_kernels_per_layer(tiny):
     counts = decoder_of(tiny).model.plan.counts()
     assert counts == {"qkv": 1, "attention": 1, "combine": 1, "projection": 2, "gate_up": 1, "head": 1, "sample": 1}
+
+
+def test_the_facts_name_the_launch_shapes_that_run(tiny):
+    model = decoder_of(tiny).model
+    constants = [call.constants for call in model.plan.calls]
+    qkv, o_proj, down_proj = constants[0], constants[3], constants[5]
+    assert qkv["BLOCK_N"] == 32
+    assert model.facts()["shape_qkv"] == "RowShape(block_n=32, warps=1, registers=None)"
+    for op, ran in (("o_proj", o_proj), ("down_proj", down_proj)):
+        shape = getattr(model.shapes, op)
+        assert (shape.block_n, shape.block_k, shape.steps) == (ran["BLOCK_N"], ran["BLOCK_K"], ran["STEPS"])
+        assert model.facts()[f"shape_{op}"] == str(shape)

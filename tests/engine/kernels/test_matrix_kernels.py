@@ -84,8 +84,15 @@ def test_head_prefers_the_lowest_of_equal_tokens():
 
 @pytest.mark.parametrize(
     "shape",
-    [ProjectionShape(16, 256, 1, 1), ProjectionShape(16, 64, 1, 1), ProjectionShape(8, 64, 2, 1)],
-    ids=["whole rows", "four splits", "two steps, two splits"],
+    [
+        ProjectionShape(16, 256, 1, 1),
+        ProjectionShape(16, 64, 1, 1),
+        ProjectionShape(8, 64, 2, 1),
+        ProjectionShape(8, 64, 2, 1, ahead=0),
+        ProjectionShape(16, 64, 9, 1, ahead=3),
+        ProjectionShape(16, 64, 9, 1, ahead=7),
+    ],
+    ids=["whole rows", "four splits", "two steps, two splits", "none ahead", "three of four ahead", "all ahead"],
 )
 @pytest.mark.parametrize("biased", [True, False])
 def test_projection_matches_its_reference_twice(shape, biased):
@@ -105,16 +112,3 @@ def test_projection_matches_its_reference_twice(shape, biased):
         assert relative_error(normed, want_normed) < BF16_STEP
         assert float(sums.sum()) == pytest.approx(float(want_squares), rel=1e-5)
         assert ticket.eq(0).all()
-
-
-def test_projection_gives_the_same_bits_whichever_program_is_last():
-    x, w, norm_weight = numbers(200), numbers(16, 200), numbers(16, seed=1)
-    outs = []
-    for _ in range(2):
-        out = torch.zeros(16)
-        ticket, sums = torch.zeros(1, dtype=torch.int32), poisoned(1)
-        scratch = (poisoned(16, dtype=torch.bfloat16), sums, poisoned(4 * 16), ticket)
-        shape = ProjectionShape(16, 64, 1, 1)
-        calls.projection_call(x, w, None, out, norm_weight, *scratch, shape=shape, pdl=0).issue()
-        outs.append(out)
-    assert torch.equal(*outs)
