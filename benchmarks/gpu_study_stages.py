@@ -157,9 +157,7 @@ class AnatomyStage:
         if limit_seconds is None:
             return 0
         begun = budget.elapsed
-        plan = AnatomyPlan(
-            cell, block + 1, Protocol.on("cuda"), TRACED_STEPS["cuda"], time_limit_seconds=limit_seconds
-        )
+        plan = AnatomyPlan(cell, block + 1, Protocol.on("cuda"), TRACED_STEPS["cuda"], time_limit_seconds=limit_seconds)
         try:
             taken = len(list(take_anatomies(plan, self.store, lambda phase: None, range(block))))
         except UsageError as problem:

@@ -1,5 +1,6 @@
 """A model as a plan: its buffers, allocated once, and the kernel calls of one step over them."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 
 import torch
@@ -64,6 +65,17 @@ class DecodeModel:
         self.token.fill_(token)
         self.position.fill_(position)
         self.embed.issue()
+
+    def prefill(self, tokens: Sequence[int]) -> None:
+        """Fill the first slots of the cache with a prompt, token by token and without logits.
+
+        A prompt goes through the decode kernels, issued one by one, a read of the layers' weights per token: exact, slow.
+        """
+        layers = [call for call in self.plan.calls if call.op not in ("head", "sample")]
+        for position, token in enumerate(tokens):
+            self.start(token, position)
+            for call in layers:
+                call.issue()
 
     def capture(self, steps: int) -> CapturedPlan:
         """Return the plan as a CUDA Graph of `steps` steps."""
