@@ -106,6 +106,23 @@ def test_a_prefilled_cache_is_the_one_that_transformers_fills():
     assert decoder.model.cache[:, :, :, len(prompt) + 1 :].eq(0).all()
 
 
+def test_draws_depend_on_the_seed_and_grow_likely_with_the_cold(tiny):
+    def drawn(temperature: float, seed: int) -> list[int]:
+        decoder = decoder_of(tiny)
+        decoder.model.sample_with(temperature, seed)
+        decoder.start(11, 3)
+        return decoder.decode(4)
+
+    assert drawn(2.0, 1) == drawn(2.0, 1) != drawn(2.0, 2)
+    assert drawn(1e-6, 1) == drawn(0.0, 1)
+
+
+@pytest.mark.parametrize(("temperature", "seed"), [(-1.0, 0), (float("inf"), 0), (1.0, -1), (1.0, 2**31)])
+def test_a_temperature_or_seed_out_of_range_is_refused(tiny, temperature, seed):
+    with pytest.raises(UsageError, match="must be 0"):
+        decoder_of(tiny).model.sample_with(temperature, seed)
+
+
 def test_the_reference_step_agrees_with_the_kernels(tiny):
     spec, weights = tiny
     decoder = decoder_of(tiny)
