@@ -92,6 +92,37 @@ def test_a_tiny_model_decodes_as_transformers_does(family):
     assert decoder.tokens(0, STEPS) == tokens[1:]
 
 
+def test_a_prefilled_cache_is_the_one_that_transformers_fills():
+    model = hf_model("Qwen2")
+    spec = from_hf_config(model.config.to_dict(), "Qwen2")
+    prompt = [7, 11, 2, 400, 11]
+    decoder = decoder_of((spec, pack_weights(spec, model.state_dict(), CPU)))
+    decoder.model.prefill(prompt)
+    decoder.start(5, len(prompt))
+    decoder.step()
+    want = model(torch.tensor([[*prompt, 5]])).logits[0, -1]
+    assert (decoder.model.logits - want).norm() / want.norm() < 2e-2
+    assert int(decoder.model.token) == int(want.argmax())
+    assert decoder.model.cache[:, :, :, len(prompt) + 1 :].eq(0).all()
+
+
+def test_draws_depend_on_the_seed_and_grow_likely_with_the_cold(tiny):
+    def drawn(temperature: float, seed: int) -> list[int]:
+        decoder = decoder_of(tiny)
+        decoder.model.sample_with(temperature, seed)
+        decoder.start(11, 3)
+        return decoder.decode(4)
+
+    assert drawn(2.0, 1) == drawn(2.0, 1) != drawn(2.0, 2)
+    assert drawn(1e-6, 1) == drawn(0.0, 1)
+
+
+@pytest.mark.parametrize(("temperature", "seed"), [(-1.0, 0), (float("inf"), 0), (1.0, -1), (1.0, 2**31)])
+def test_a_temperature_or_seed_out_of_range_is_refused(tiny, temperature, seed):
+    with pytest.raises(UsageError, match="must be 0"):
+        decoder_of(tiny).model.sample_with(temperature, seed)
+
+
 def test_the_reference_step_agrees_with_the_kernels(tiny):
     spec, weights = tiny
     decoder = decoder_of(tiny)

@@ -48,7 +48,6 @@ def test_rows_that_a_format_cannot_pack_are_refused(hidden, weights, head, reaso
         ({"batch": 4}, "batch 4 is not 1"),
         ({"weights": "int4-g32"}, "weight format int4-g32 is not bf16, int8, fp8 or int4-g128"),
         ({"weights": "fp32"}, "weight format fp32 is not bf16, int8, fp8 or int4-g128"),
-        ({"prefill": True}, "a real prefill is not supported"),
     ],
 )
 def test_a_cell_beyond_the_engine_is_refused_with_its_reason(changes, reason):

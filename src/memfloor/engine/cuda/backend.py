@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from memfloor.engine.cuda.launch_shapes import refuse_model
 from memfloor.engine.rope import rope_reason
 from memfloor.errors import UsageError
@@ -62,7 +64,6 @@ def cell_reason(cell: Cell) -> str | None:
         "sliding-window attention is not supported": spec.num_sliding_layers > 0,
         "biases in the MLP are not supported": spec.mlp_bias,
         f"head_dim {spec.head_dim} is not a power of two": spec.head_dim & (spec.head_dim - 1) != 0,
-        "a real prefill is not supported": cell.prefill,
     }
     reasons = [reason for reason, holds in refused.items() if holds]
     if reasons:
@@ -71,7 +72,7 @@ def cell_reason(cell: Cell) -> str | None:
 
 
 def build(cell: Cell, start_len: int, max_len: int, seed: int, report: Callable[[str], None]) -> "DecodeModel":
-    """Return the model of a cell on the current GPU, its cache filled with random numbers.
+    """Return the model of a cell on the current GPU, its cache filled at random or by a prompt of random tokens.
 
     Args:
         cell: What is decoded.
@@ -90,7 +91,12 @@ def build(cell: Cell, start_len: int, max_len: int, seed: int, report: Callable[
     device = torch.device("cuda", torch.cuda.current_device())
     shapes = launch_shapes(cell)
     model = DecodeModel(cell.spec, _load_weights(cell, device, seed), max_len, shapes, MODES[_pdl(cell)])
-    fill_cache(model.cache, start_len, seed)
+    report("filling the KV cache")
+    if cell.prefill:
+        # The prompt of every runtime, so that their tokens can be compared.
+        model.prefill(np.random.default_rng(seed).integers(cell.spec.vocab_size, size=start_len).tolist())
+    else:
+        fill_cache(model.cache, start_len, seed)
     return model
 
 

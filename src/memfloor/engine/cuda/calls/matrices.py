@@ -53,6 +53,21 @@ class Heads:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """Say how tokens are drawn from logits.
+
+    Attributes:
+        position: Slot of the token, int32 [1]; each has draws of its own.
+        temperature: Above 0.
+        seed: 0 to 2**31 - 1.
+    """
+
+    position: Tensor
+    temperature: float
+    seed: int
+
+
 def qkv_call(
     x: Tensor,
     sums: Tensor,
@@ -113,14 +128,16 @@ def head_call(
     best_value: Tensor,
     best_token: Tensor,
     *,
+    draws: Draws | None = None,
     eps: float,
     shape: RowShape,
     pdl: int,
 ) -> KernelCall:
-    """Project normed x [E] by w [V, E] into logits [V] and the best of each program."""
+    """Project normed x [E] by w [V, E] into logits [V] and the best of each program, or the best draw of each."""
     buffer = _buffer(w)
     constants = {"N": w.shape[0], **_row_constants(w, sums, eps, shape, pdl)}
-    args = (x, sums, buffer, logits, best_value, best_token)
+    constants |= {"TEMPERATURE": draws.temperature if draws else 0.0, "SEED": draws.seed if draws else 0}
+    args = (x, sums, buffer, draws.position if draws else buffer, logits, best_value, best_token)
     programs, warps = shape.programs(w.shape[0]), shape.warps
     return KernelCall("head", head_kernel, programs, args, constants, warps, (buffer,), shape.registers)
 
