@@ -102,8 +102,8 @@ def test_a_cell_that_asks_for_shapes_nobody_tuned_is_refused_with_the_command(tu
     asked = cell(shapes="tuned")
     assert cell_reason(cell()) is None
     assert cell_reason(asked) == (
-        f"no launch shapes were tuned for qwen2.5-7b on NVIDIA H200 with triton {triton.__version__} and these kernels; run "
-        "benchmarks/gpu_tune.py --model qwen2.5-7b --weights bf16 --head bf16"
+        f"no launch shapes were tuned for qwen2.5-7b on NVIDIA H200 with triton {triton.__version__} and these "
+        "kernels; run benchmarks/gpu_tune.py --model qwen2.5-7b --weights bf16 --head bf16"
     )
     save_shapes(tuned_on, TUNED, 3.4e-3)
     assert cell_reason(asked) is None

@@ -119,8 +119,8 @@ def launch_shapes(cell: Cell) -> "LaunchShapes":
     tuned = load_shapes(TunedOn.of(spec, *formats, properties, triton.__version__))
     if tuned is None:
         raise UsageError(
-            f"no launch shapes were tuned for {spec.name} on {properties.name} with triton {triton.__version__} and these "
-            f"kernels; run benchmarks/gpu_tune.py --model {spec.name} --weights {formats[0]} --head {formats[1]}"
+            f"no launch shapes were tuned for {spec.name} on {properties.name} with triton {triton.__version__} and "
+            f"these kernels; run benchmarks/gpu_tune.py --model {spec.name} --weights {formats[0]} --head {formats[1]}"
         )
     return tuned
 
