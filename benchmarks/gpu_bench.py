@@ -51,7 +51,7 @@ class Study:
         self.results: dict[str, Any] = {"device": describe_device(self.properties), "model": self.spec.name}
         self.results["weights"], self.results["head"] = self.formats
         self.ceiling = float("nan")
-        self.shapes = default_shapes(self.spec.hidden_size, self.spec.num_key_value_heads, self.sms, *self.formats)
+        self.shapes = default_shapes(self.spec, self.sms, *self.formats)
         self.ranked: dict[str, list[tuple[float, Shape]]] = {}
 
     def format(self, op: str) -> str:

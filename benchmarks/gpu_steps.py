@@ -65,17 +65,16 @@ def step_seconds(decoder: Decoder, issues: int) -> list[float]:
 
 
 class Step:
-    """Build whole models that share one set of weights and one cache."""
+    """Build whole models that share one set of weights, each with a cache of its own."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
         self.weights = random_weights(study.spec, study.device, 1, *study.formats)
-        self.cache: torch.Tensor | None = None
         traffic = step_traffic(study.spec, study.workload)
         self.floor_bytes = traffic.total_bytes
 
     def decoder(self, shapes: LaunchShapes, pdl: int, launch: str = "graph", steps: int = 1) -> Decoder:
-        """Return a decoder; only the first one fills the cache."""
+        """Return a decoder whose cache is filled with the same numbers as every other's."""
         model = DecodeModel(self.study.spec, self.weights, MAX_LEN, shapes, pdl)
         fill_cache(model.cache, CONTEXT, seed=2)
         return Decoder(model, launch, steps)
@@ -97,14 +96,25 @@ class Step:
         study.results.setdefault("step", {})[label] = {"steps_per_replay": steps, "seconds": times}
 
 
+def ways_to_launch(greatest_pdl: int) -> list[tuple[str, str, int]]:
+    """Return the mode of overlap, launch and steps per replay of each way whose bits must be those of eager off."""
+    launches = (("eager", 1), ("graph", 1), ("graph", 8))
+    ways = [(mode, *launch) for mode, pdl in MODES.items() if pdl <= greatest_pdl for launch in launches]
+    return [way for way in ways if way[:2] != ("off", "eager")]
+
+
+def bits_label(label: str, mode: str, launch: str, steps: int) -> str:
+    """Return the name under which a comparison of bits is kept."""
+    return f"{label} {mode} {launch} x{steps}"
+
+
 def check_bits(study: Study, step: Step, label: str, shapes: LaunchShapes) -> None:
     """Require the same bits from eager, graph, several steps per replay and every mode of overlap."""
     want = decode_bits(step.decoder(shapes, MODES["off"], "eager"), 32)
     study.say(f"{label}, eager off: tokens {want[0][:10]} finite {bool(torch.isfinite(want[1]).all())}")
-    for mode, pdl in MODES.items():
-        for launch, steps in (("eager", 1), ("graph", 1), ("graph", 8)):
-            if pdl > study.pdl or (mode == "off" and launch == "eager") or study.remaining() < 10:
-                continue
-            got = decode_bits(step.decoder(shapes, pdl, launch, steps), 32)
-            study.say(f"{label}, bits {mode:8s} {launch} x{steps}: {'equal' if same_bits(got, want) else 'DIFFERENT'}")
-            study.results.setdefault("bits", {})[f"{label} {mode} {launch} x{steps}"] = same_bits(got, want)
+    for mode, launch, steps in ways_to_launch(study.pdl):
+        if study.remaining() < 10:
+            continue
+        got = decode_bits(step.decoder(shapes, MODES[mode], launch, steps), 32)
+        study.say(f"{label}, bits {mode:8s} {launch} x{steps}: {'equal' if same_bits(got, want) else 'DIFFERENT'}")
+        study.results.setdefault("bits", {})[bits_label(label, mode, launch, steps)] = same_bits(got, want)

@@ -10,7 +10,7 @@ from gpu_study_time import Budget
 from memfloor.errors import UsageError
 from memfloor.experiments.blocks import PATIENCE, Listener, Plan, blocks, take_blocks
 from memfloor.experiments.study import done_blocks, grid
-from memfloor.record import Cell, Failure, Protocol, Run, Skip, Store
+from memfloor.record import Anatomy, Cell, Failure, Protocol, Run, Skip, Store
 
 CONTEXT = 2048
 CONTEXTS = (2048, 4096, 8192, 16384)
@@ -133,11 +133,11 @@ class AnatomyStage:
         self._lost: set[str] = set()
 
     def todo(self) -> list[tuple[int, Cell]]:
-        """Return the (block, cell) pairs that are not on record and not lost."""
-        taken = self.store.anatomies() if self.store.folder.is_dir() else []
-        done = {(anatomy.block, anatomy.cell.key) for anatomy in taken}
+        """Return the (block, cell) pairs that are not on record for this device and software, and not lost."""
+        plan = Plan(self.cells, ANATOMY_RUNS, Protocol.on(self.cells[0].device))
+        done = done_blocks(self.store, plan, Anatomy) if self.store.folder.is_dir() else {}
         pairs = [(block, cell) for block in range(ANATOMY_RUNS) for cell in self.cells if cell.key not in self._lost]
-        return [(block, cell) for block, cell in pairs if (block, cell.key) not in done]
+        return [(block, cell) for block, cell in pairs if block not in done.get(cell.key, set())]
 
     def missing(self) -> int:
         """Count the anatomies that are still to be taken."""
@@ -157,9 +157,8 @@ class AnatomyStage:
         if limit_seconds is None:
             return 0
         begun = budget.elapsed
-        plan = AnatomyPlan(
-            cell, block + 1, Protocol.on("cuda"), TRACED_STEPS["cuda"], time_limit_seconds=limit_seconds
-        )
+        protocol, traced_steps = Protocol.on(cell.device), TRACED_STEPS[cell.device]
+        plan = AnatomyPlan(cell, block + 1, protocol, traced_steps, time_limit_seconds=limit_seconds)
         try:
             taken = len(list(take_anatomies(plan, self.store, lambda phase: None, range(block))))
         except UsageError as problem:

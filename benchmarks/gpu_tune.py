@@ -31,7 +31,7 @@ from gpu_bench import (
     zeros,
 )
 from gpu_quantized import compile_ahead, quantized_candidates
-from gpu_steps import Step, check_accuracy, check_bits, step_seconds
+from gpu_steps import Step, bits_label, check_accuracy, check_bits, step_seconds, ways_to_launch
 
 from memfloor.engine.cuda import calls
 from memfloor.engine.cuda.launch_shapes import AttentionShape, LaunchShapes, ProjectionShape, RowShape
@@ -245,10 +245,12 @@ def time_step(study: Study) -> None:
 
 
 def keep_shapes(study: Study, step: Step, shapes: LaunchShapes) -> None:
-    """Keep shapes for the engine's shapes=tuned, unless nothing was swept or some way to launch has other bits."""
+    """Keep shapes for the engine's shapes=tuned, unless nothing was swept or some way to launch may have other bits."""
     equal = study.results.get("bits", {})
-    if not study.ranked or not equal or not all(equal.values()):
-        study.say("nothing kept for shapes=tuned: no sweep, or bits that differ or were not compared")
+    wanted = [bits_label("chosen", *way) for way in ways_to_launch(study.pdl)]
+    problems = [label for label in wanted if not equal.get(label)]
+    if not study.ranked or problems:
+        study.say(f"nothing kept for shapes=tuned: no sweep, or bits that differ or were not compared: {problems}")
         return
     tuned_on = TunedOn.of(study.spec, *study.formats, study.properties, triton.__version__)
     study.say(f"kept for shapes=tuned: {save_shapes(tuned_on, shapes, step.median(shapes))}")

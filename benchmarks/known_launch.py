@@ -12,9 +12,11 @@ from pathlib import Path
 from statistics import median
 
 from memfloor.cli.progress import SessionProgress
-from memfloor.experiments import anatomy, blocks
+from memfloor.experiments import anatomy, blocks, comparing
 from memfloor.experiments.study import grid
 from memfloor.record import Anatomy, Cell, Protocol, Run, Store
+from memfloor.report.compared import Compared, compare
+from memfloor.report.comparison_tables import comparison_lines
 from memfloor.report.ledger import make_ledger
 from memfloor.runtimes import REGISTRY
 from memfloor.stats import estimate
@@ -26,6 +28,7 @@ sys.path.insert(0, str(CHILDREN))
 from known_launch import WAITS, KnownLaunch  # noqa: E402
 
 MODEL, CONTEXT, THREADS = "qwen2.5-0.5b", 512, 1
+MARGIN, TIME_LIMIT_SECONDS = 0.02, 900.0
 
 
 def main() -> None:
@@ -43,9 +46,19 @@ def main() -> None:
     # What a launch costs beside its wait is the same in both.
     (ledger, recorded) = (long - short for short, long in zip(*found, strict=True))
     print(f"ledgers: difference of the two over what was recorded {ledger / recorded:.4f}")
+    report_difference(take_comparison(cells, options.runs, protocol, store))
+
+
+def take_comparison(cells: Sequence[Cell], runs: int, protocol: Protocol, store: Store) -> Compared:
+    """Take the A/B of a short and a long wait as `memfloor ab` does, and return what its records say."""
+    short, long = cells
+    terms = comparing.Terms("ab", runs, protocol, seed=0, margin=MARGIN)
+    comparisons = comparing.register([comparing.Pair(long, short)], terms, store)
     with SessionProgress() as progress:
-        taken = list(blocks.take_blocks(blocks.Plan(cells, options.runs, protocol), store, progress))
-    report_difference([run for run in taken if isinstance(run, Run)], cells)
+        taken = comparing.take_comparisons(comparisons, store, progress, TIME_LIMIT_SECONDS)
+    observations = comparing.observe_arms(comparisons, taken, store, TIME_LIMIT_SECONDS, lambda phase: None)
+    (compared,) = compare(comparisons, observations, taken)
+    return compared
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -61,7 +74,7 @@ def take_over_processes() -> None:
     REGISTRY[KnownLaunch.name] = KnownLaunch
     os.environ["PYTHONPATH"] = os.pathsep.join([str(CHILDREN), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
     anatomy.TIMED_CHILD, anatomy.TRACED_CHILD = "known_launch_timed", "known_launch_traced"
-    blocks.CHILD_MODULE = "known_launch_timed"
+    blocks.CHILD_MODULE, comparing.TRACED_CHILD = "known_launch_timed", "known_launch_traced"
 
 
 def waited_seconds(record: Run | Anatomy) -> float:
@@ -83,12 +96,17 @@ def report_ledger(anatomies: Sequence[Anatomy]) -> tuple[float, float]:
     return idle.value, recorded
 
 
-def report_difference(runs: Sequence[Run], cells: Sequence[Cell]) -> None:
-    """Print the difference of the arms over the difference of what was recorded, paired by block."""
-    fast, slow = ([run for run in runs if run.cell.key == cell.key] for cell in cells)
-    pairs = [(a, b) for a in slow for b in fast if a.block == b.block]
-    ratios = {id(a): (a.p50_seconds - b.p50_seconds) / (waited_seconds(a) - waited_seconds(b)) for a, b in pairs}
-    found = estimate([a for a, _ in pairs], lambda run: ratios[id(run)])
+def report_difference(compared: Compared) -> None:
+    """Print what the A/B says, and the difference of its arms over that of what was recorded, paired by block."""
+    ratio = f"{compared.ratio.value:.4f} {compared.ratio.ci95}" if compared.ratio else "none"
+    print("\n  ".join([f"A/B: ratio {ratio}; {compared.verdict}", *comparison_lines(compared)]))
+    fast = {run.block: run for run in compared.candidate_runs}
+    pairs = [(run, fast[run.block]) for run in compared.baseline_runs if run.block in fast]
+    ratios = {
+        id(slow): (slow.p50_seconds - quick.p50_seconds) / (waited_seconds(slow) - waited_seconds(quick))
+        for slow, quick in pairs
+    }
+    found = estimate([slow for slow, _ in pairs], lambda run: ratios[id(run)])
     print(f"A/B: difference of the arms over what was recorded {found.value:.3f} {found.ci95}, {found.runs} blocks")
 
 

@@ -1,5 +1,8 @@
 """The study of a GPU machine measures only what has been checked there."""
 
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -25,6 +28,32 @@ def test_checks_pass_only_if_some_ran_and_none_failed(tmp_path, counts, passed):
     attributes = " ".join(f'{name}="{count}"' for name, count in counts.items())
     path.write_text(f"<testsuites><testsuite {attributes}/></testsuites>")
     assert gpu_study_checks.passed_tests(path) == passed
+
+
+def test_each_format_is_checked_for_its_logits_and_for_its_bits():
+    pytest.importorskip("triton")
+    script = Path(__file__).with_name("children") / "collect_chosen.py"
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    command = [sys.executable, script, *gpu_study_checks.CHOSEN.values()]
+    done = subprocess.run(command, cwd=gpu_study_checks.ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    bf16, *quantised = json.loads(done.stdout)
+    launches = ("eager-1", "graph-1", "graph-8")
+    assert set(bf16) == {
+        *(f"test_logits_agree_with_float32[{pdl}-qwen2.5-7b-2-2048]" for pdl in ("off", "preload")),
+        *(
+            f"test_every_launch_gives_the_bits_of_eager_without_overlap[{pdl}-{launch}]"
+            for pdl in ("off", "preload")
+            for launch in launches
+        ),
+    }
+    assert [set(names) for names in quantised] == [
+        {
+            f"test_logits_agree_with_float32_over_dequantised_weights[{name}]",
+            f"test_every_way_to_launch_gives_the_same_bits[{name}]",
+        }
+        for name in ("int8", "fp8", "int4-g128")
+    ]
 
 
 def test_without_a_gpu_the_checks_do_not_pass_and_nothing_is_stamped(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Compile every kernel at Qwen2.5-7B's shapes for a compute capability, with no GPU, and print facts of its code.
+"""Compile every kernel at a model's shapes for a compute capability, with no GPU, and print facts of its code.
 
 Run as a script in a process of its own, because kernels cannot be both interpreted and compiled in one.
 """
@@ -24,6 +24,7 @@ from memfloor.floor import projections
 from memfloor.spec import ModelSpec, load_model
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
+QWEN = load_model("qwen2.5-7b")
 TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int32: "*i32"}
 
 
@@ -37,21 +38,25 @@ def hf_shapes(spec: ModelSpec) -> dict[str, torch.Tensor]:
     for name in ("input_layernorm", "post_attention_layernorm"):
         shapes[f"model.layers.0.{name}"] = hidden
     state = {f"{name}.weight": torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    for name in "qkv":
+    for name in ("q_norm", "k_norm") if spec.qk_norm else ():
+        state[f"model.layers.0.self_attn.{name}.weight"] = torch.empty(spec.head_dim, device="meta")
+    for name in "qkv" if spec.qkv_bias else "":
         rows = projections(spec)[f"{name}_proj"][0]
         state[f"model.layers.0.self_attn.{name}_proj.bias"] = torch.empty(rows, device="meta")
     return state
 
 
-def step_calls(pdl: int, weights_format: str = "bf16") -> dict[str, KernelCall]:
-    """Return the calls of the last layer and the output of the model's step.
+def step_calls(
+    pdl: int, weights_format: str = "bf16", spec: ModelSpec = QWEN, max_len: int = 2560
+) -> dict[str, KernelCall]:
+    """Return the calls of the last layer and the output of a model's step on a device of 132 multiprocessors.
 
     Of quantised weights only the calls that read them.
     """
-    spec = load_model("qwen2.5-7b").model_copy(update={"num_hidden_layers": 1})
+    spec = spec.model_copy(update={"num_hidden_layers": 1})
     weights = pack_weights(spec, hf_shapes(spec), torch.device("meta"), weights_format, weights_format)
-    shapes = default_shapes(spec.hidden_size, 4, 132, weights_format, weights_format)
-    model = DecodeModel(spec, weights, 2560, shapes, pdl)
+    shapes = default_shapes(spec, 132, weights_format, weights_format)
+    model = DecodeModel(spec, weights, max_len, shapes, pdl)
     names = ("qkv", "attention", "combine", "o_proj", "gate_up", "down_proj", "head", "sample")
     calls = dict(zip(names, model.plan.calls, strict=True)) | {"embed": model.embed}
     if weights_format != "bf16":
@@ -106,10 +111,23 @@ def run(tool: str, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
+def model_of(name: str) -> ModelSpec:
+    """Return a model of the catalogue, or one whose heads are as wide or as many as the engine takes."""
+    changes = {
+        "wide-heads": {"head_dim": 256, "num_attention_heads": 16, "num_key_value_heads": 16},
+        "one-kv-head": {"num_key_value_heads": 1},
+        "long-rows": {"hidden_size": 8192, "intermediate_size": 29568, "num_attention_heads": 64},
+    }
+    if name in changes:
+        return load_model("qwen3-8b").model_copy(update=changes[name])
+    return load_model(name)
+
+
 if __name__ == "__main__":
-    capability, pdl, *formats = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
-    step = step_calls(pdl, *formats)
-    found = {name: facts(compile_call(call, capability)) for name, call in step.items()}
-    if formats:
-        found = {name: code | {"weights_per_lane": weights_per_lane(step[name])} for name, code in found.items()}
+    options = json.loads(sys.argv[1])
+    calls = step_calls(options["pdl"], options["weights"], model_of(options["model"]), options["max_len"])
+    wanted = {name: call for name, call in calls.items() if name in (options["only"] or calls)}
+    found = {name: facts(compile_call(call, options["capability"])) for name, call in wanted.items()}
+    if options["weights"] != "bf16":
+        found = {name: code | {"weights_per_lane": weights_per_lane(wanted[name])} for name, code in found.items()}
     sys.stdout.write(json.dumps(found))

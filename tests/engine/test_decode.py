@@ -92,6 +92,37 @@ def test_a_tiny_model_decodes_as_transformers_does(family):
     assert decoder.tokens(0, STEPS) == tokens[1:]
 
 
+def test_a_prefilled_cache_is_the_one_that_transformers_fills():
+    model = hf_model("Qwen2")
+    spec = from_hf_config(model.config.to_dict(), "Qwen2")
+    prompt = [7, 11, 2, 400, 11]
+    decoder = decoder_of((spec, pack_weights(spec, model.state_dict(), CPU)))
+    decoder.model.prefill(prompt)
+    decoder.start(5, len(prompt))
+    decoder.step()
+    want = model(torch.tensor([[*prompt, 5]])).logits[0, -1]
+    assert (decoder.model.logits - want).norm() / want.norm() < 2e-2
+    assert int(decoder.model.token) == int(want.argmax())
+    assert decoder.model.cache[:, :, :, len(prompt) + 1 :].eq(0).all()
+
+
+def test_draws_depend_on_the_seed_and_grow_likely_with_the_cold(tiny):
+    def drawn(temperature: float, seed: int) -> list[int]:
+        decoder = decoder_of(tiny)
+        decoder.model.sample_with(temperature, seed)
+        decoder.start(11, 3)
+        return decoder.decode(4)
+
+    assert drawn(2.0, 1) == drawn(2.0, 1) != drawn(2.0, 2)
+    assert drawn(1e-6, 1) == drawn(0.0, 1)
+
+
+@pytest.mark.parametrize(("temperature", "seed"), [(-1.0, 0), (float("inf"), 0), (1.0, -1), (1.0, 2**31)])
+def test_a_temperature_or_seed_out_of_range_is_refused(tiny, temperature, seed):
+    with pytest.raises(UsageError, match="must be 0"):
+        decoder_of(tiny).model.sample_with(temperature, seed)
+
+
 def test_the_reference_step_agrees_with_the_kernels(tiny):
     spec, weights = tiny
     decoder = decoder_of(tiny)
@@ -153,9 +184,11 @@ def test_a_quantised_step_agrees_with_float32_over_dequantised_weights(weights, 
     assert (model.facts()["weights_format"], model.facts()["head_format"]) == (weights, head)
 
 
-def test_the_tensors_a_step_reads_add_up_to_the_floor(tiny):
-    spec, _ = tiny
-    read = bytes_read(decoder_of(tiny).model)
+@pytest.mark.parametrize("model_type", ["qwen2", "qwen3"])
+def test_the_tensors_a_step_reads_add_up_to_the_floor(model_type):
+    spec = from_hf_config({**TINY, "num_hidden_layers": 1, "model_type": model_type}, "tiny")
+    assert spec.qk_norm == (model_type == "qwen3")
+    read = bytes_read(DecodeModel(spec, random_weights(spec, CPU, seed=3), 20, SHAPES, 0))
     traffic = step_traffic(spec, Workload.of(16))
     assert read == traffic.total_bytes - traffic.kv_read - traffic.kv_write
 
@@ -173,3 +206,15 @@ def test_what_a_quantised_step_reads_adds_up_to_the_floor_of_its_formats(weights
 def test_six_kernels_per_layer(tiny):
     counts = decoder_of(tiny).model.plan.counts()
     assert counts == {"qkv": 1, "attention": 1, "combine": 1, "projection": 2, "gate_up": 1, "head": 1, "sample": 1}
+
+
+def test_the_facts_name_the_launch_shapes_that_run(tiny):
+    model = decoder_of(tiny).model
+    constants = [call.constants for call in model.plan.calls]
+    qkv, o_proj, down_proj = constants[0], constants[3], constants[5]
+    assert qkv["BLOCK_N"] == 32
+    assert model.facts()["shape_qkv"] == "RowShape(block_n=32, warps=1, registers=None)"
+    for op, ran in (("o_proj", o_proj), ("down_proj", down_proj)):
+        shape = getattr(model.shapes, op)
+        assert (shape.block_n, shape.block_k, shape.steps) == (ran["BLOCK_N"], ran["BLOCK_K"], ran["STEPS"])
+        assert model.facts()[f"shape_{op}"] == str(shape)

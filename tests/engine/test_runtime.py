@@ -27,15 +27,16 @@ def test_a_plain_cell_is_accepted(weights):
 
 
 @pytest.mark.parametrize(
-    ("weights", "head", "reason"),
+    ("hidden", "weights", "head", "reason"),
     [
-        ("int4-g128", None, "int4-g128 needs rows in multiples of 128 numbers, not 192"),
-        ("bf16", "int4-g128", "int4-g128 needs rows in multiples of 128 numbers, not 192"),
-        ("int8", "bf16", None),
+        (192, "int4-g128", None, "int4-g128 needs rows in multiples of 128 numbers, not 192"),
+        (192, "bf16", "int4-g128", "int4-g128 needs rows in multiples of 128 numbers, not 192"),
+        (192, "int8", "bf16", None),
+        (897, "bf16", None, "bf16 needs rows in multiples of 8 numbers, not 897"),
     ],
 )
-def test_rows_that_a_format_cannot_pack_are_refused(weights, head, reason):
-    spec = load_model("qwen2.5-0.5b").model_copy(update={"hidden_size": 192})
+def test_rows_that_a_format_cannot_pack_are_refused(hidden, weights, head, reason):
+    spec = load_model("qwen2.5-0.5b").model_copy(update={"hidden_size": hidden})
     workload = Workload.of(2048, weights=weights, head=head)
     odd = cell().model_copy(update={"spec": spec, "workload": workload})
     assert cell_reason(odd) == reason
@@ -47,11 +48,16 @@ def test_rows_that_a_format_cannot_pack_are_refused(weights, head, reason):
         ({"batch": 4}, "batch 4 is not 1"),
         ({"weights": "int4-g32"}, "weight format int4-g32 is not bf16, int8, fp8 or int4-g128"),
         ({"weights": "fp32"}, "weight format fp32 is not bf16, int8, fp8 or int4-g128"),
-        ({"prefill": True}, "a real prefill is not supported"),
     ],
 )
 def test_a_cell_beyond_the_engine_is_refused_with_its_reason(changes, reason):
     assert cell_reason(cell(**changes)) == reason
+
+
+@pytest.mark.parametrize(("field", "value", "most"), [("head_dim", 512, 256), ("hidden_size", 20480, 16384)])
+def test_a_model_whose_rows_or_heads_no_program_can_hold_is_refused(field, value, most):
+    spec = load_model("qwen3-8b").model_copy(update={field: value})
+    assert cell_reason(cell().model_copy(update={"spec": spec})) == f"{field} {value} is beyond the engine's {most}"
 
 
 def test_a_sliding_window_is_refused():

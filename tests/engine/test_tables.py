@@ -5,15 +5,18 @@ import torch
 
 from memfloor.engine.cuda.launch_shapes import (
     AttentionShape,
+    LaunchShapes,
     ProjectionShape,
     RowShape,
     default_shapes,
     next_power_of_two,
 )
+from memfloor.engine.cuda.matrix import FORMATS
 from memfloor.engine.cuda.weights import random_weights
 from memfloor.engine.rope import rope_table
 from memfloor.errors import UsageError
-from memfloor.spec import load_model
+from memfloor.floor import projections
+from memfloor.spec import load_model, weight_format
 
 
 @pytest.mark.parametrize("name", ["llama-3.1-8b", "qwen2.5-0.5b"])
@@ -50,24 +53,102 @@ def test_shapes_count_their_programs():
     assert AttentionShape(64, 66, 4).splits(2304) == 36
 
 
-@pytest.mark.parametrize("hidden", [256, 3584, 8192])
-def test_default_shapes_hold_whole_rows(hidden):
-    shapes = default_shapes(hidden, 4, 132)
-    assert shapes.o_proj.block_k == min(1024, next_power_of_two(hidden))
+QWEN = load_model("qwen2.5-7b")
+# Hidden and intermediate size, heads, KV heads and head_dim of models from 0.5 to 405 billion weights.
+SIZES = {
+    "qwen2.5-0.5b": (896, 4864, 14, 2, 64),
+    "qwen2.5-1.5b": (1536, 8960, 12, 2, 128),
+    "llama-3.2-1b": (2048, 8192, 32, 8, 64),
+    "llama-3.1-8b": (4096, 14336, 32, 8, 128),
+    "gemma-7b": (3072, 24576, 16, 16, 256),
+    "qwen2.5-32b": (5120, 27648, 40, 8, 128),
+    "llama-3.1-70b": (8192, 28672, 64, 8, 128),
+    "qwen2.5-72b": (8192, 29568, 64, 8, 128),
+    "llama-3.1-405b": (16384, 53248, 128, 8, 128),
+    "one KV head": (4096, 11008, 32, 1, 128),
+}
 
 
-@pytest.mark.parametrize("weights", ["int8", "fp8", "int4-g128"])
-def test_default_shapes_follow_the_formats_of_weights_and_head(weights):
-    plain, shapes = default_shapes(3584, 4, 132), default_shapes(3584, 4, 132, weights, weights)
-    assert shapes.gate_up != plain.gate_up
-    assert shapes.head != plain.head
-    assert shapes.attention == plain.attention
-    assert default_shapes(3584, 4, 132, weights).head == plain.head
+def sized(hidden, inner, heads, kv_heads, head_dim):
+    return QWEN.model_copy(
+        update={
+            "hidden_size": hidden,
+            "intermediate_size": inner,
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv_heads,
+            "head_dim": head_dim,
+        }
+    )
 
 
-def test_rows_too_long_to_hold_are_refused():
-    with pytest.raises(UsageError, match="hidden_size 20000"):
-        default_shapes(20000, 4, 132)
+def test_the_shapes_that_were_measured_are_the_defaults():
+    assert default_shapes(QWEN, 132) == LaunchShapes(
+        qkv=RowShape(1, 4),
+        attention=AttentionShape(64, 66, 4),
+        o_proj=ProjectionShape(4, 1024, 4, 4),
+        gate_up=RowShape(2, 4),
+        down_proj=ProjectionShape(2, 2048, 10, 8, registers=128, ahead=5),
+        head=RowShape(8, 4),
+    )
+    eight_bits = default_shapes(QWEN, 132, "int8", "fp8")
+    assert (eight_bits.qkv, eight_bits.gate_up, eight_bits.head) == (RowShape(4, 4), RowShape(4, 4), RowShape(16, 8))
+    assert eight_bits.o_proj == ProjectionShape(16, 2048, 2, 4)
+    assert eight_bits.down_proj == ProjectionShape(16, 2048, 1, 4)
+    four_bits = default_shapes(QWEN, 132, "int4-g128", "int4-g128")
+    assert (four_bits.qkv, four_bits.gate_up, four_bits.head) == (RowShape(8, 4), RowShape(8, 4), RowShape(16, 4))
+    assert four_bits.o_proj == ProjectionShape(8, 4096, 1, 2)
+    assert four_bits.down_proj == ProjectionShape(16, 4096, 1, 4)
+
+
+@pytest.mark.parametrize("weights", FORMATS)
+@pytest.mark.parametrize("size", SIZES)
+def test_default_shapes_fit_registers_and_leave_few_lanes_and_multiprocessors_idle(size, weights):
+    spec = sized(*SIZES[size])
+    shapes, columns = default_shapes(spec, 132, weights, weights), projections(spec)
+    row, bits = next_power_of_two(spec.hidden_size), weight_format(weights).bits
+    qkv_rows = sum(columns[f"{name}_proj"][0] for name in "qkv")
+    for shape, rows, halves in (
+        (shapes.qkv, qkv_rows // 2, 2),
+        (shapes.gate_up, spec.intermediate_size, 2),
+        (shapes.head, spec.vocab_size, 1),
+    ):
+        assert shape.programs(rows) >= 132
+        assert shape.block_n * halves * row * bits / 32 <= 128 * 32 * shape.warps
+    for op in ("o_proj", "down_proj"):
+        shape, held = getattr(shapes, op), columns[op][1]
+        covered = shape.splits(held) * shape.steps * shape.block_k
+        assert covered <= 1.4 * held
+        assert -(-spec.hidden_size // shape.block_n) * shape.splits(held) >= 132
+        words = shape.block_n * shape.steps * shape.block_k * bits / 32
+        # 128 registers hold 80 words and the rest; 8 warps leave a lane no more than that.
+        assert words <= (80 if shape.registers else 128) * 32 * shape.warps
+        assert shape.fitted(held) == shape
+    assert shapes.attention.block_s * spec.head_dim <= 64 * 128
+    joined = next_power_of_two(shapes.attention.splits(2**20)) * spec.head_dim
+    assert joined <= 128 * 128
+
+
+def test_shapes_are_cut_down_to_what_runs():
+    spec = sized(256, 320, 4, 2, 16)
+    wide = LaunchShapes(
+        qkv=RowShape(256, 1),
+        attention=AttentionShape(16, 2, 1),
+        o_proj=ProjectionShape(4, 64, 3, 1, ahead=2),
+        gate_up=RowShape(256, 1),
+        down_proj=ProjectionShape(4, 64, 9, 1, ahead=7),
+        head=RowShape(128, 1),
+    )
+    fitted = wide.fitted(spec)
+    assert fitted.qkv.block_n == 8
+    assert (fitted.o_proj.steps, fitted.o_proj.ahead) == (1, 1)
+    assert (fitted.down_proj.steps, fitted.down_proj.ahead) == (5, 5)
+    assert (fitted.attention, fitted.gate_up, fitted.head) == (wide.attention, wide.gate_up, wide.head)
+
+
+@pytest.mark.parametrize(("field", "value"), [("hidden_size", 20000), ("head_dim", 512)])
+def test_rows_and_heads_too_long_to_hold_are_refused(field, value):
+    with pytest.raises(UsageError, match=f"{field} {value} is beyond the engine's"):
+        default_shapes(QWEN.model_copy(update={field: value}), 132)
 
 
 def test_random_weights_are_scaled_and_seeded():

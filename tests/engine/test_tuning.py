@@ -1,7 +1,9 @@
 """Tuned launch shapes serve what they were tuned on and nothing else, and only where they are asked for."""
 
+import importlib
 import json
 from dataclasses import fields, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,14 +12,14 @@ import triton
 
 from memfloor.engine.cuda.backend import cell_reason, launch_shapes
 from memfloor.engine.cuda.launch_shapes import RowShape, default_shapes
-from memfloor.engine.cuda.tuning import TunedOn, cache_folder, load_shapes, save_shapes
+from memfloor.engine.cuda.tuning import TunedOn, cache_folder, load_shapes, save_shapes, sources_digest
 from memfloor.errors import UsageError
 from memfloor.record import Cell
 from memfloor.spec import Workload, load_model
 
 H200 = SimpleNamespace(name="NVIDIA H200", major=9, minor=0, multi_processor_count=132)
 SPEC = load_model("qwen2.5-7b")
-DEFAULTS = default_shapes(SPEC.hidden_size, SPEC.num_key_value_heads, H200.multi_processor_count)
+DEFAULTS = default_shapes(SPEC, H200.multi_processor_count)
 TUNED = replace(DEFAULTS, qkv=RowShape(block_n=16, warps=8, registers=128))
 
 
@@ -100,10 +102,51 @@ def test_a_cell_that_asks_for_shapes_nobody_tuned_is_refused_with_the_command(tu
     asked = cell(shapes="tuned")
     assert cell_reason(cell()) is None
     assert cell_reason(asked) == (
-        f"no launch shapes were tuned for qwen2.5-7b on NVIDIA H200 with triton {triton.__version__}; run "
-        "benchmarks/gpu_tune.py --model qwen2.5-7b --weights bf16 --head bf16"
+        f"no launch shapes were tuned for qwen2.5-7b on NVIDIA H200 with triton {triton.__version__} and these "
+        "kernels; run benchmarks/gpu_tune.py --model qwen2.5-7b --weights bf16 --head bf16"
     )
     save_shapes(tuned_on, TUNED, 3.4e-3)
     assert cell_reason(asked) is None
     tuned_on.path.write_text("{")
     assert "cannot be read" in cell_reason(asked)
+
+
+@pytest.fixture
+def tune(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    return importlib.import_module("gpu_tune")
+
+
+@pytest.mark.parametrize("lost", [None, "chosen preload graph x8", "chosen off graph x1"])
+def test_the_tuner_keeps_only_shapes_whose_every_launch_gave_the_same_bits(tune, tuned_on, lost):
+    bits = {
+        f"chosen {mode} {launch} x{steps}": True
+        for mode in ("off", "flags", "preload")
+        for launch, steps in (("eager", 1), ("graph", 1), ("graph", 8))
+        if (mode, launch) != ("off", "eager")
+    }
+    said = []
+    study = SimpleNamespace(
+        ranked={"qkv": []},
+        results={"bits": {name: equal for name, equal in bits.items() if name != lost}},
+        pdl=2,
+        spec=SPEC,
+        formats=("bf16", "bf16"),
+        properties=H200,
+        say=said.append,
+    )
+    tune.keep_shapes(study, SimpleNamespace(median=lambda shapes: 3.4e-3), TUNED)
+    assert load_shapes(tuned_on) == (None if lost else TUNED)
+    assert (lost or "kept for shapes=tuned") in said[-1]
+    # One that differs is no better than one that is missing.
+    study.results["bits"] = bits | {"chosen flags eager x1": False}
+    tune.keep_shapes(study, None, DEFAULTS)
+    assert load_shapes(tuned_on) == (None if lost else TUNED)
+
+
+def test_other_sources_of_the_kernels_have_another_digest(tmp_path):
+    (tmp_path / "rows.py").write_text("a = 1")
+    before = sources_digest(tmp_path)
+    assert before == sources_digest(tmp_path)
+    (tmp_path / "rows.py").write_text("a = 2")
+    assert sources_digest(tmp_path) != before

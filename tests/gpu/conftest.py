@@ -63,7 +63,7 @@ def shapes_of(spec: Any) -> Any:
     from memfloor.engine.cuda.launch_shapes import default_shapes
 
     sms = torch.cuda.get_device_properties("cuda").multi_processor_count
-    return default_shapes(spec.hidden_size, spec.num_key_value_heads, sms)
+    return default_shapes(spec, sms)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ MAX_LEN, POSITION = 2560, 2048
 
 def shapes_of(weights: str) -> LaunchShapes:
     sms = torch.cuda.get_device_properties("cuda").multi_processor_count
-    return default_shapes(3584, 4, sms, weights, weights)
+    return default_shapes(load_model("qwen2.5-7b"), sms, weights, weights)
 
 
 @pytest.fixture(scope="module", params=["int8", "fp8", "int4-g128"])

@@ -85,6 +85,28 @@ def test_the_mode_suits_the_device_unless_given(request_for):
     assert HfCompile(request_for("hf-compile", options={"mode": "reduce-overhead"})).mode == "reduce-overhead"
 
 
+@pytest.mark.parametrize(
+    ("device", "options", "one_by_one"),
+    [
+        ("cuda", {}, False),
+        ("cuda", {"mode": "reduce-overhead"}, False),
+        ("cuda", {"mode": "default"}, True),
+        ("cuda", {"mode": "max-autotune-no-cudagraphs"}, True),
+        ("cpu", {}, False),
+    ],
+)
+def test_kernels_are_launched_one_by_one_on_a_gpu_without_cuda_graphs(request_for, device, options, one_by_one):
+    cell = request_for("hf-compile", options=options).cell.model_copy(update={"device": device})
+    assert HfCompile.launches_one_by_one(cell) == one_by_one
+
+
+def test_a_trace_can_name_compiled_kernels_of_a_gpu_alone(request_for):
+    request = request_for("hf-compile")
+    assert HfCompile(request).traced_parts() is None
+    on_gpu = request.__class__(request.cell.model_copy(update={"device": "cuda"}), 7, 8)
+    assert HfCompile(on_gpu).traced_parts() is not None
+
+
 def test_without_a_compiler_the_reason_says_what_to_install(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     reason = HfCompile.unavailable_reason()

@@ -1,15 +1,18 @@
 """Where does a step's time go? Timed steps in one process, traced ones in another, and a twin without work."""
 
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from memfloor.experiments.ask import TIMED_CHILD, TRACED_CHILD, ask
+from memfloor.errors import UsageError
+from memfloor.experiments.ask import TIMED_CHILD, TRACED_CHILD, LostChildError, ask
+from memfloor.experiments.blocks import PATIENCE
 from memfloor.experiments.job import Job, Measured
 from memfloor.experiments.tracing import TraceJob
-from memfloor.record import Anatomy, Cell, Protocol, StepTrace, Store
+from memfloor.record import Anatomy, Cell, Failure, Protocol, StepTrace, Store
 from memfloor.runtimes import find_runtime
 
 # Shapes whose kernels take no time to speak of; every kernel of the engine takes them too.
@@ -52,28 +55,68 @@ def twin_cell(cell: Cell) -> Cell | None:
 def take_anatomies(
     plan: AnatomyPlan, store: Store, on_phase: Callable[[str], None], done: Collection[int] = ()
 ) -> Iterator[Anatomy]:
-    """Take every missing anatomy of a plan; each one's record and trace are on disk when it is yielded.
+    """Take every missing anatomy of a plan, yield those that were taken, and go on whatever happens to a process.
+
+    Each one's record and trace are on disk when it is yielded. One whose process is lost is a `Failure` on record;
+    after one that ran out of memory, or some in a row, the rest is left alone.
 
     Args:
         plan: What is wanted.
         store: Where records and traces go; must be open for writing.
-        on_phase: Told what each process does.
+        on_phase: Told what each process does, and what became of those that were lost.
         done: Numbers of the anatomies that are on record and not to be taken again.
 
     Raises:
-        UsageError: A process could not run the cell, or its trace does not show what was run.
+        UsageError: The cell cannot be run or taken apart, its trace does not show what was run, or all were lost.
     """
+    _refuse_many_steps(plan.cell)
+    taken = in_a_row = 0
+    last_words = ""
     for block in sorted(set(range(plan.runs)) - set(done)):
         on_phase(f"anatomy {block + 1} of {plan.runs}")
-        anatomy = _take_one(plan, block, store, on_phase)
-        store.add(anatomy)
-        yield anatomy
+        record = _take_one(plan, block, store, on_phase)
+        store.add(record)
+        if isinstance(record, Anatomy):
+            taken, in_a_row = taken + 1, 0
+            yield record
+            continue
+        last_words, in_a_row = record.last_words, in_a_row + 1
+        on_phase(f"anatomy {block + 1} was lost: {last_words}")
+        # Memory does not come back by asking again.
+        if record.cause == "out_of_memory" or in_a_row == PATIENCE:
+            break
+    if last_words and not taken:
+        raise UsageError(last_words)
 
 
-def _take_one(plan: AnatomyPlan, block: int, store: Store, on_phase: Callable[[str], None]) -> Anatomy:
-    cell, twin, record_id = plan.cell, twin_cell(plan.cell), uuid.uuid4().hex
-    seed = plan.seed + block
-    taken_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+def _refuse_many_steps(cell: Cell) -> None:
+    steps = find_runtime(cell.runtime).steps_per_call(cell)
+    if steps > 1:
+        raise UsageError(
+            f"{cell.runtime_text} launches {steps} steps in one call, which no trace can cut apart; "
+            "an anatomy needs one step in a call"
+        )
+
+
+def _take_one(plan: AnatomyPlan, block: int, store: Store, on_phase: Callable[[str], None]) -> Anatomy | Failure:
+    identity: dict[str, Any] = {
+        "record_id": uuid.uuid4().hex,
+        "session_id": uuid.uuid4().hex,
+        "taken_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "block": block,
+        "seed": plan.seed + block,
+        "cell": plan.cell,
+    }
+    try:
+        return _take_apart(plan, identity, store, on_phase)
+    except LostChildError as lost:
+        return Failure(**identity, cause=lost.cause, last_words=str(lost), device=lost.device)
+
+
+def _take_apart(
+    plan: AnatomyPlan, identity: Mapping[str, Any], store: Store, on_phase: Callable[[str], None]
+) -> Anatomy:
+    cell, twin, record_id, seed = plan.cell, twin_cell(plan.cell), identity["record_id"], identity["seed"]
     job = Job(cell=cell, protocol=plan.protocol, seed=seed, twin=twin)
     limit = plan.time_limit_seconds
     measured = Measured.model_validate(ask(TIMED_CHILD, job, limit, on_phase).need("measured"))
@@ -82,13 +125,9 @@ def _take_one(plan: AnatomyPlan, block: int, store: Store, on_phase: Callable[[s
         return trace_cell(of, seed, plan.traced_steps, store.trace_path(record_id, what), limit, on_phase)
 
     return Anatomy(
-        record_id=record_id,
-        session_id=uuid.uuid4().hex,
-        taken_at=taken_at,
-        block=block,
-        seed=seed,
-        cell=cell,
+        **identity,
         protocol=plan.protocol,
+        steps_per_call=measured.steps_per_call,
         steps=measured.timings.steps,
         ceilings=measured.timings.ceilings,
         environment=measured.environment,
@@ -119,7 +158,7 @@ def trace_cell(
         on_phase: Told what the process does.
 
     Raises:
-        UsageError: The cell cannot run here or be traced, or its trace does not show what was run.
+        UsageError: The cell cannot run here or be traced, its trace does not show what was run, or the process is lost.
     """
     job = TraceJob(cell=cell, seed=seed, steps=steps, path=path)
     return StepTrace.model_validate(ask(TRACED_CHILD, job, time_limit_seconds, on_phase).need("traced"))

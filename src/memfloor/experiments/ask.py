@@ -2,15 +2,31 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from memfloor.errors import UsageError
 from memfloor.experiments.job import Job
 from memfloor.experiments.tracing import TraceJob
 from memfloor.measure.process import ChildOutcome, run_child
+from memfloor.record import DeviceInfo
 
 TIMED_CHILD = "memfloor.experiments.child"
 TRACED_CHILD = "memfloor.experiments.traced_child"
+
+Cause = Literal["out_of_memory", "died", "timed_out", "error"]
+
+
+class LostChildError(UsageError):
+    """Say how a child was lost that could have answered.
+
+    Attributes:
+        cause: As a `Failure` has it.
+        device: The device as the child described it; None if it did not come to that.
+    """
+
+    def __init__(self, words: str, cause: Cause, device: DeviceInfo | None) -> None:
+        super().__init__(words)
+        self.cause, self.device = cause, device
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,20 +36,26 @@ class Answer:
     Attributes:
         events: Its last event of each name.
         problem: Why an event that is missing did not come.
+        cause: How the child was lost; None where it said itself that it cannot answer.
     """
 
     events: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     problem: str = ""
+    cause: Cause | None = None
 
     def need(self, event: str) -> Any:
         """Return the result that an event of this name carries.
 
         Raises:
-            UsageError: The child did not send it.
+            LostChildError: The child did not send it, and another one may.
+            UsageError: The child said why it cannot.
         """
-        if event not in self.events:
+        if event in self.events:
+            return self.events[event][event]
+        if self.cause is None:
             raise UsageError(self.problem)
-        return self.events[event][event]
+        device = self.events["device"]["device"] if "device" in self.events else None
+        raise LostChildError(self.problem, self.cause, device and DeviceInfo.model_validate(device))
 
 
 def ask(
@@ -58,7 +80,7 @@ def ask(
             on_phase(event["phase"])
 
     outcome = run_child(module, job.model_dump_json(), time_limit_seconds, hear)
-    return Answer(heard, _problem(job, heard, outcome, time_limit_seconds))
+    return Answer(heard, _problem(job, heard, outcome, time_limit_seconds), _cause(heard, outcome))
 
 
 def _problem(job: Job | TraceJob, heard: Mapping[str, Any], outcome: ChildOutcome, time_limit_seconds: float) -> str:
@@ -70,3 +92,13 @@ def _problem(job: Job | TraceJob, heard: Mapping[str, Any], outcome: ChildOutcom
         return f"no end after {time_limit_seconds:g} s"
     last = outcome.last_words.splitlines()[-1] if outcome.last_words else "no last words"
     return f"{job.cell.runtime_text}: {outcome.describe()}; {last}"
+
+
+def _cause(heard: Mapping[str, Any], outcome: ChildOutcome) -> Cause | None:
+    if "unavailable" in heard:
+        return None
+    if "out_of_memory" in heard:
+        return "out_of_memory"
+    if outcome.timed_out:
+        return "timed_out"
+    return "died" if outcome.exit_status < 0 else "error"

@@ -11,7 +11,7 @@ from memfloor.errors import UsageError
 from memfloor.experiments.blocks import Plan
 from memfloor.floor import check_context
 from memfloor.measure.environment import device_name, package_versions
-from memfloor.record import Cell, Failure, Run, Store
+from memfloor.record import Anatomy, Cell, Failure, Run, Store
 from memfloor.runtimes import check_options, find_runtime
 from memfloor.spec import ModelSpec, Workload, load_model, unquantized
 
@@ -90,21 +90,27 @@ def _check_checkpoint(spec: ModelSpec, folder: str) -> None:
     Checkpoint(Path(folder), spec)
 
 
-def done_blocks(store: Store, plan: Plan) -> dict[str, set[int]]:
+def done_blocks(store: Store, plan: Plan, kind: type[Run | Anatomy] = Run) -> dict[str, set[int]]:
     """Return, by cell key, the blocks of a plan that are on record for this machine's device and software.
 
     A cell that ran out of memory counts as done; other failures are to be tried again.
+
+    Args:
+        store: Where records lie.
+        plan: What is wanted.
+        kind: The records that are wanted.
     """
     wanted = {cell.key: cell for cell in plan.cells}
     names = {kind: device_name(kind) for kind in {cell.device for cell in plan.cells}}
     stack = _stack(package_versions())
     done: dict[str, set[int]] = defaultdict(set)
-    for record in store.read()[0]:
+    anatomies = store.anatomies() if kind is Anatomy else []
+    for record in [*store.read()[0], *anatomies]:
         cell = wanted.get(record.cell.key)
         if cell is None or record.cell.spec != cell.spec:
             continue
         match record:
-            case Run():
+            case Run() | Anatomy() if isinstance(record, kind):
                 same_place = record.environment.device.name == names[cell.device]
                 if same_place and record.protocol == plan.protocol and _stack(record.environment.packages) == stack:
                     done[cell.key].add(record.block)

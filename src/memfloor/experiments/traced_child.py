@@ -4,6 +4,7 @@ import sys
 
 from memfloor.experiments.child import EventPipe, answer, start_child
 from memfloor.experiments.tracing import TraceJob, do_trace
+from memfloor.measure.environment import device_info
 
 
 def main() -> None:
@@ -14,6 +15,7 @@ def main() -> None:
 
 
 def _work(pipe: EventPipe, job: TraceJob) -> None:
+    pipe.send("device", device=device_info(job.cell.device).model_dump())
     trace = do_trace(
         job,
         on_phase=lambda phase: pipe.send("phase", phase=phase),

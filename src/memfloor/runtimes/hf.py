@@ -129,7 +129,7 @@ class HfEager:
         """Take one more step under a census of its operators."""
         return ObservedPath(operators=operator_census(self.forward), facts=self.facts())
 
-    def traced_parts(self) -> TracedParts:
+    def traced_parts(self) -> TracedParts | None:
         """Return the model, its cache and its eager step."""
         return TracedParts(module=self.model, cache=self.cache, eager_step=self.eager_step)
 

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     import torch
 
 # CUDA Graphs, which `reduce-overhead` adds, remove the launches of a GPU; a CPU has none, and ignores them.
-DEFAULT_MODES = {"cuda": "reduce-overhead", "cpu": "default"}
-MODES = ("default", "reduce-overhead", "max-autotune-no-cudagraphs")
+GRAPH_MODE = "reduce-overhead"
+DEFAULT_MODES = {"cuda": GRAPH_MODE, "cpu": "default"}
+MODES = ("default", GRAPH_MODE, "max-autotune-no-cudagraphs")
 BACKEND = "inductor"
 # The first compiles; with CUDA Graphs the second records and the third replays.
 WARM_STEPS = 3
@@ -44,7 +45,7 @@ class HfCompile(HfStatic):
 
     def __init__(self, request: DecodeRequest) -> None:
         super().__init__(request)
-        self.mode = request.cell.options.get("mode", DEFAULT_MODES[request.cell.device])
+        self.mode = _mode(request.cell)
         self._compiled: Callable[[], None] | None = None
         self._graphs_after_warm_up = 0
 
@@ -60,12 +61,15 @@ class HfCompile(HfStatic):
 
     @classmethod
     def launches_one_by_one(cls, cell: Cell) -> bool:
-        """Tell that compiled code launches the step."""
-        return False
+        """Tell whether compiled code launches kernels singly: on a GPU, in every mode without CUDA Graphs."""
+        return cell.device == "cuda" and _mode(cell) != GRAPH_MODE
 
-    def traced_parts(self) -> TracedParts:
-        """Return nothing to label by: compiled kernels belong to no single module."""
-        return TracedParts()
+    def traced_parts(self) -> TracedParts | None:
+        """Return nothing to label by, for compiled kernels belong to no single module; None on a CPU.
+
+        What their names tell of kernels of a GPU they do not tell of loops that Inductor has fused for a CPU.
+        """
+        return TracedParts() if self.request.cell.device == "cuda" else None
 
     def prepare(self) -> None:
         """Build the model and its cache, compile the step, and bring cache and token back to the start."""
@@ -116,6 +120,10 @@ class HfCompile(HfStatic):
 
     def _choose_token(self) -> None:
         self.forward()
+
+
+def _mode(cell: Cell) -> str:
+    return cell.options.get("mode", DEFAULT_MODES[cell.device])
 
 
 def _graphs() -> int:

@@ -36,8 +36,16 @@ def poisoned(size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 @pytest.mark.parametrize("normed", [True, False])
 @pytest.mark.parametrize("position", [0, 15, 16, 40, 74])
 def test_attention_matches_its_reference_and_appends(position, normed):
+    check_attention(HEADS, position, normed)
+
+
+def test_more_query_heads_than_one_tile_of_a_product_may_share_a_kv_head():
+    check_attention(20 * KV_HEADS, 40, normed=False)
+
+
+def check_attention(query_heads: int, position: int, normed: bool) -> None:
     shape = AttentionShape(block_s=16, max_splits=2, warps=1)
-    raw = numbers((HEADS + 2 * KV_HEADS) * HEAD_DIM)
+    raw = numbers((query_heads + 2 * KV_HEADS) * HEAD_DIM)
     cache = numbers(2, KV_HEADS, MAX_LEN, HEAD_DIM).bfloat16()
     cos, sin = angles()
     qk_norm = (numbers(HEAD_DIM).bfloat16(), numbers(HEAD_DIM).bfloat16().flip(0)) if normed else None
@@ -47,9 +55,9 @@ def test_attention_matches_its_reference_and_appends(position, normed):
     before = cache.clone()
     values, squares = turned(raw, KV_HEADS, cos[position], sin[position], qk_norm, LOG2_E / HEAD_DIM**0.5)
     heads = calls.Heads(values, squares if normed else None, KV_HEADS, HEAD_DIM)
-    rows = HEADS * shape.splits(MAX_LEN)
+    rows = query_heads * shape.splits(MAX_LEN)
     scratch = (poisoned(rows * HEAD_DIM), poisoned(rows), poisoned(rows))
-    out = poisoned(HEADS * HEAD_DIM, torch.bfloat16)
+    out = poisoned(query_heads * HEAD_DIM, torch.bfloat16)
     for call in calls.attention_calls(heads, int32(position), cache, out, scratch, eps=1e-6, shape=shape, pdl=0):
         call.issue()
     assert (out.float() - want.flatten()).norm() / want.norm() < BF16_STEP

@@ -64,7 +64,9 @@ def test_a_packed_matrix_takes_the_bytes_its_format_says(name):
     assert dequantize(matrix).shape == (21, 384)
 
 
-@pytest.mark.parametrize(("name", "columns", "chunk"), [("int8", 96, 64), ("fp8", 200, 64), ("int4-g128", 192, 128)])
+@pytest.mark.parametrize(
+    ("name", "columns", "chunk"), [("int8", 96, 64), ("fp8", 200, 64), ("int4-g128", 192, 128), ("bf16", 129, 8)]
+)
 def test_rows_that_do_not_fill_chunks_are_refused(name, columns, chunk):
     with pytest.raises(UsageError, match=f"{name} needs rows in multiples of {chunk} numbers, not {columns}"):
         quantize(numbers(3, columns), name)
@@ -106,6 +108,40 @@ def test_head_matches_its_reference_and_finds_the_best_token(shape, name):
     calls.head_call(x, sums, w, logits, value, token, eps=EPS, shape=shape, pdl=0).issue()
     assert relative_error(logits, head(x, sums, dequantize(w), EPS)) < BOUND
     assert int(token[value.argmax()]) == int(logits.argmax())
+
+
+def logits_of(x: torch.Tensor, name: str, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the logits [20] of an activation [256] and weights [20, 256] in a format, and the reference's."""
+    w, sums = quantize(weights, name), torch.tensor([256.0])
+    logits, scratch = poisoned(20), (poisoned(2), torch.zeros(2, dtype=torch.int32))
+    calls.head_call(x, sums, w, logits, *scratch, eps=EPS, shape=RowShape(16, 1), pdl=0).issue()
+    return logits, head(x, sums, dequantize(w), EPS)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_activation_of_zeros_gives_zeros(name):
+    logits, _ = logits_of(torch.zeros(256).bfloat16(), name, numbers(20, 256))
+    assert logits.eq(0).all()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_number_far_above_the_others_costs_other_chunks_nothing(name):
+    x, weights = numbers(256), numbers(20, 256)
+    x[200] = 1e4
+    # Its own chunk meets no weights: whatever is lost is lost of the others.
+    weights[:, 128:] = 0
+    logits, want = logits_of(x, name, weights)
+    assert relative_error(logits, want) < BOUND
+
+
+@pytest.mark.filterwarnings("ignore:(invalid value|overflow|divide by zero|All-NaN slice) encountered:RuntimeWarning")
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_is_not_finite_stays_so_in_every_row(name, value):
+    x = numbers(256)
+    x[77] = value
+    logits, _ = logits_of(x, name, numbers(20, 256))
+    assert not logits.isfinite().any()
 
 
 @pytest.mark.parametrize(

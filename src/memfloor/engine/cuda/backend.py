@@ -5,6 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from memfloor.engine.cuda.launch_shapes import refuse_model
 from memfloor.engine.rope import rope_reason
 from memfloor.errors import UsageError
 from memfloor.record import Cell
@@ -61,16 +64,15 @@ def cell_reason(cell: Cell) -> str | None:
         "sliding-window attention is not supported": spec.num_sliding_layers > 0,
         "biases in the MLP are not supported": spec.mlp_bias,
         f"head_dim {spec.head_dim} is not a power of two": spec.head_dim & (spec.head_dim - 1) != 0,
-        "a real prefill is not supported": cell.prefill,
     }
     reasons = [reason for reason, holds in refused.items() if holds]
     if reasons:
         return reasons[0]
-    return _format_reason(cell) or _pdl_reason(cell) or _shapes_reason(cell) or rope_reason(spec)
+    return refuse_model(spec) or _format_reason(cell) or _pdl_reason(cell) or _shapes_reason(cell) or rope_reason(spec)
 
 
 def build(cell: Cell, start_len: int, max_len: int, seed: int, report: Callable[[str], None]) -> "DecodeModel":
-    """Return the model of a cell on the current GPU, its cache filled with random numbers.
+    """Return the model of a cell on the current GPU, its cache filled at random or by a prompt of random tokens.
 
     Args:
         cell: What is decoded.
@@ -89,7 +91,12 @@ def build(cell: Cell, start_len: int, max_len: int, seed: int, report: Callable[
     device = torch.device("cuda", torch.cuda.current_device())
     shapes = launch_shapes(cell)
     model = DecodeModel(cell.spec, _load_weights(cell, device, seed), max_len, shapes, MODES[_pdl(cell)])
-    fill_cache(model.cache, start_len, seed)
+    report("filling the KV cache")
+    if cell.prefill:
+        # The prompt of every runtime, so that their tokens can be compared.
+        model.prefill(np.random.default_rng(seed).integers(cell.spec.vocab_size, size=start_len).tolist())
+    else:
+        fill_cache(model.cache, start_len, seed)
     return model
 
 
@@ -108,13 +115,12 @@ def launch_shapes(cell: Cell) -> "LaunchShapes":
     spec, formats = cell.spec, (cell.workload.weights, cell.workload.head)
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     if not _is_tuned(cell):
-        sms = properties.multi_processor_count
-        return default_shapes(spec.hidden_size, spec.num_key_value_heads, sms, *formats)
+        return default_shapes(spec, properties.multi_processor_count, *formats)
     tuned = load_shapes(TunedOn.of(spec, *formats, properties, triton.__version__))
     if tuned is None:
         raise UsageError(
-            f"no launch shapes were tuned for {spec.name} on {properties.name} with triton {triton.__version__}; run "
-            f"benchmarks/gpu_tune.py --model {spec.name} --weights {formats[0]} --head {formats[1]}"
+            f"no launch shapes were tuned for {spec.name} on {properties.name} with triton {triton.__version__} and "
+            f"these kernels; run benchmarks/gpu_tune.py --model {spec.name} --weights {formats[0]} --head {formats[1]}"
         )
     return tuned
 

@@ -4,7 +4,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from memfloor.errors import UsageError
-from memfloor.spec import weight_format
+from memfloor.floor import projections
+from memfloor.spec import ModelSpec, weight_format
+
+# What the registers of one program hold: of a row, of a head, and of the splits that are joined, 128 numbers a lane.
+LONGEST_ROW, LARGEST_HEAD = 16384, 256
+JOINED_NUMBERS = 16384
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,10 @@ class RowShape:
         """Return the number of programs for a number of rows."""
         return -(-rows // self.block_n)
 
+    def fitted(self, rows: int) -> "RowShape":
+        """Return the shape that runs where a program may hold at most so many rows."""
+        return replace(self, block_n=min(self.block_n, rows))
+
 
 @dataclass(frozen=True, slots=True)
 class ProjectionShape:
@@ -71,6 +80,11 @@ class ProjectionShape:
     def splits(self, columns: int) -> int:
         """Return how many programs share a row of `columns` numbers."""
         return -(-columns // (self.block_k * self.steps))
+
+    def fitted(self, columns: int) -> "ProjectionShape":
+        """Return the shape that runs over rows of `columns` numbers, with no more blocks of K than they fill."""
+        steps = min(self.steps, -(-columns // self.block_k))
+        return replace(self, steps=steps, ahead=min(self.ahead, steps))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,58 +117,141 @@ class LaunchShapes:
     down_proj: ProjectionShape
     head: RowShape
 
+    def fitted(self, spec: ModelSpec) -> "LaunchShapes":
+        """Return the shapes that run for a model: nothing in them is cut short any more."""
+        columns = projections(spec)
+        return replace(
+            self,
+            qkv=self.qkv.fitted(spec.head_dim // 2),
+            o_proj=self.o_proj.fitted(columns["o_proj"][1]),
+            down_proj=self.down_proj.fitted(columns["down_proj"][1]),
+        )
 
-def default_shapes(
-    hidden_size: int, kv_heads: int, sm_count: int, weights: str = "bf16", head: str = "bf16"
-) -> LaunchShapes:
+
+def default_shapes(spec: ModelSpec, sm_count: int, weights: str = "bf16", head: str = "bf16") -> LaunchShapes:
     """Return the shapes that were fastest for Qwen-2.5-7B on an H200, scaled to other rows.
 
     Args:
-        hidden_size: E; the shorter the rows, the more of them a program holds.
-        kv_heads: Hkv.
+        spec: The model; the shorter its rows, the more of them a program holds.
         sm_count: Multiprocessors of the device.
         weights: Format of the attention and MLP weights.
         head: Format of the output head.
 
     Raises:
-        UsageError: A row is too long to be held by one program.
+        UsageError: A row or a head is too long to be held by one program.
     """
-    if hidden_size > 16384:
-        raise UsageError(f"hidden_size {hidden_size} is beyond the engine's 16384")
-    scale = max(1, 4096 // next_power_of_two(hidden_size))
-    row = next_power_of_two(hidden_size)
-    shapes = LaunchShapes(
-        qkv=RowShape(block_n=scale, warps=4),
-        attention=AttentionShape(block_s=64, max_splits=max(1, 2 * sm_count // kv_heads), warps=4),
-        o_proj=ProjectionShape(block_n=4, block_k=min(row, 1024), steps=4, warps=4),
-        gate_up=RowShape(block_n=2 * scale, warps=4),
-        down_proj=ProjectionShape(block_n=2 * min(scale, 2), block_k=2048, steps=10, warps=8, registers=128, ahead=5),
-        head=RowShape(block_n=8 * scale, warps=4),
-    )
-    if weights != "bf16":
-        shapes = replace(shapes, **_quantized_shapes(weights, scale, row))
-    return shapes if head == "bf16" else replace(shapes, head=_quantized_head(head, scale))
+    problem = refuse_model(spec)
+    if problem is not None:
+        raise UsageError(problem)
+    cut = _Cut(spec, sm_count)
+    return LaunchShapes(**cut.layers(weights), attention=cut.attention(), head=cut.head(head)).fitted(spec)
 
 
-def _quantized_shapes(weights: str, scale: int, row: int) -> dict[str, Any]:
-    if weight_format(weights).bits == 8:
+def refuse_model(spec: ModelSpec) -> str | None:
+    """Say why programs cannot hold a model's rows or heads; None if they can."""
+    if spec.hidden_size > LONGEST_ROW:
+        return f"hidden_size {spec.hidden_size} is beyond the engine's {LONGEST_ROW}"
+    if spec.head_dim > LARGEST_HEAD:
+        return f"head_dim {spec.head_dim} is beyond the engine's {LARGEST_HEAD}"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """Cut a model's kernels so that registers hold what a program loads and no multiprocessor is left out."""
+
+    spec: ModelSpec
+    sm_count: int
+
+    def attention(self) -> AttentionShape:
+        """Return the shape of attention: two blocks of keys and values are held at a time, and all joined splits."""
+        kv_heads, head_dim = self.spec.num_key_value_heads, self.spec.head_dim
+        splits = min(2 * self.sm_count // kv_heads, JOINED_NUMBERS // head_dim)
+        return AttentionShape(block_s=64 if head_dim <= 128 else 32, max_splits=max(1, splits), warps=4)
+
+    def layers(self, form: str) -> dict[str, Any]:
+        """Return the shapes over the matrices of layers in a format."""
+        return {16: self._words, 8: self._bytes, 4: self._nibbles}[weight_format(form).bits]()
+
+    def head(self, form: str) -> RowShape:
+        """Return the shape over a head in a format."""
+        if form == "bf16":
+            return self._row_shape(32768, self.spec.vocab_size, 4)
+        return self._row_shape(65536, self.spec.vocab_size, 8 if weight_format(form).bits == 8 else 4)
+
+    def _words(self) -> dict[str, Any]:
+        steps = _even(-(-self.spec.intermediate_size // 2048), 10)
+        # No more than 80 words a lane.
+        down = ProjectionShape(
+            block_n=self._rows(min(4, 20 // steps), self.spec.hidden_size),
+            block_k=2048,
+            steps=steps,
+            warps=8,
+            registers=128,
+            ahead=5,
+        )
+        attended = self._attended
+        o_proj = ProjectionShape(
+            block_n=self._rows(4, self.spec.hidden_size),
+            block_k=min(next_power_of_two(attended), 1024),
+            steps=_even(-(-attended // 1024), 4),
+            warps=4,
+        )
+        return {"qkv": self._qkv(4096), "o_proj": o_proj, "gate_up": self._gate_up(8192), "down_proj": down}
+
+    def _bytes(self) -> dict[str, Any]:
         return {
-            "qkv": RowShape(block_n=4 * scale, warps=4),
-            "o_proj": ProjectionShape(block_n=16, block_k=2048, steps=2, warps=4),
-            "gate_up": RowShape(block_n=4 * scale, warps=4),
-            "down_proj": ProjectionShape(block_n=16, block_k=2048, steps=1, warps=4),
+            "qkv": self._qkv(16384),
+            "o_proj": self._projection(16, self._attended, 2048, steps=2, warps=4),
+            "gate_up": self._gate_up(16384),
+            "down_proj": self._projection(16, self.spec.intermediate_size, 2048, steps=1, warps=4),
         }
-    return {
-        "qkv": RowShape(block_n=8 * scale, warps=4),
-        "o_proj": ProjectionShape(block_n=8, block_k=min(row, 4096), steps=1, warps=2),
-        "gate_up": RowShape(block_n=8 * scale, warps=4),
-        "down_proj": ProjectionShape(block_n=16, block_k=4096, steps=1, warps=4),
-    }
+
+    def _nibbles(self) -> dict[str, Any]:
+        return {
+            "qkv": self._qkv(32768),
+            "o_proj": self._projection(8, self._attended, 4096, steps=1, warps=2),
+            "gate_up": self._gate_up(32768),
+            "down_proj": self._projection(16, self.spec.intermediate_size, 4096, steps=1, warps=4),
+        }
+
+    @property
+    def _attended(self) -> int:
+        return self.spec.num_attention_heads * self.spec.head_dim
+
+    def _qkv(self, numbers: int) -> RowShape:
+        keys = self.spec.num_key_value_heads * self.spec.head_dim
+        return self._row_shape(numbers, (self._attended + 2 * keys) // 2, 4)
+
+    def _gate_up(self, numbers: int) -> RowShape:
+        return self._row_shape(numbers, self.spec.intermediate_size, 4)
+
+    def _row_shape(self, numbers: int, rows: int, warps: int) -> RowShape:
+        """Give a program so many numbers of a matrix of some rows; of longer rows it takes one, with more warps."""
+        row = next_power_of_two(self.spec.hidden_size)
+        return RowShape(self._rows(min(numbers // row, 32), rows), warps * max(1, row // numbers))
+
+    def _projection(self, block_n: int, columns: int, block_k: int, *, steps: int, warps: int) -> ProjectionShape:
+        """Take a step, or half a block of K, where more than a quarter of the lanes would meet no weights."""
+        shape = ProjectionShape(block_n, min(next_power_of_two(columns), block_k), steps, warps).fitted(columns)
+        if _covered(shape, columns) * 3 > 4 * columns:
+            shape = replace(shape, steps=1)
+        if _covered(shape, columns) * 3 > 4 * columns:
+            shape = replace(shape, block_k=shape.block_k // 2)
+        return replace(shape, block_n=self._rows(block_n, self.spec.hidden_size * shape.splits(columns)))
+
+    def _rows(self, wanted: int, rows: int) -> int:
+        """Return the greatest power of two that is no more than wanted and gives every multiprocessor a program."""
+        return 1 << max(0, min(wanted, rows // self.sm_count).bit_length() - 1)
 
 
-def _quantized_head(head: str, scale: int) -> RowShape:
-    wide = weight_format(head).bits == 8
-    return RowShape(block_n=16 * scale, warps=8 if wide else 4)
+def _covered(shape: ProjectionShape, columns: int) -> int:
+    return shape.splits(columns) * shape.steps * shape.block_k
+
+
+def _even(blocks: int, most: int) -> int:
+    """Return how many of the blocks of K a program takes, no more than `most`, so that all take as many."""
+    return -(-blocks // -(-blocks // most))
 
 
 def next_power_of_two(number: int) -> int:

@@ -14,6 +14,8 @@ WORD_BYTES = 4
 # Columns of a 64-byte chunk, by format; `kernels.dequantize` says where in it each column is.
 CHUNK_COLUMNS = {"int8": 64, "fp8": 64, "int4-g128": 128}
 FORMATS = ("bf16", *CHUNK_COLUMNS)
+# A lane loads 16 bytes of a row at a time, which in bf16 are eight numbers.
+BF16_COLUMNS = 8
 INT8_MAX, INT8_OFFSET, FP8_MAX, INT4_MAX = 127.0, 128.0, 448.0, 15.0
 
 
@@ -58,8 +60,8 @@ def format_name(matrix: Matrix) -> str:
 
 
 def refuse_columns(name: str, columns: int) -> str | None:
-    """Say why rows of `columns` numbers cannot be packed in a format; None if they can."""
-    chunk = CHUNK_COLUMNS.get(name, 1)
+    """Say why the kernels cannot read rows of `columns` numbers in a format; None if they can."""
+    chunk = CHUNK_COLUMNS.get(name, BF16_COLUMNS)
     return None if columns % chunk == 0 else f"{name} needs rows in multiples of {chunk} numbers, not {columns}"
 
 
@@ -70,16 +72,16 @@ def quantize(weights: torch.Tensor, name: str) -> Matrix:
     each group of 128, zero included, over 0 to 15.
 
     Raises:
-        UsageError: The format is unknown or the rows cannot be packed in it.
+        UsageError: The format is unknown or the kernels cannot read such rows in it.
     """
     if name not in FORMATS:
         raise UsageError.unknown("weight format", name, FORMATS)
+    problem = refuse_columns(name, weights.shape[-1])
+    if problem is not None:
+        raise UsageError(problem)
     if name == "bf16":
         return weights
     rows = weights.flatten(0, -2)
-    problem = refuse_columns(name, rows.shape[1])
-    if problem is not None:
-        raise UsageError(problem)
     matrix = _empty(rows, name)
     for part in _blocks(rows):
         matrix.values[part], scales = QUANTIZERS[name](rows[part].float())

@@ -1,10 +1,13 @@
 """A model as a plan: its buffers, allocated once, and the kernel calls of one step over them."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import fields
 
 import torch
 
 from memfloor.engine.cuda.calls import (
+    Draws,
     Heads,
     KernelCall,
     StepInput,
@@ -24,6 +27,7 @@ from memfloor.engine.cuda.weights import LayerWeights, ModelWeights
 from memfloor.engine.kernels.dependency import MODES
 from memfloor.engine.plan import RING_LEN, Plan
 from memfloor.engine.rope import rope_table
+from memfloor.errors import UsageError
 from memfloor.spec import ModelSpec
 
 PDL_NAMES = {mode: name for name, mode in MODES.items()}
@@ -43,11 +47,11 @@ class DecodeModel:
             spec: The model.
             weights: Packed weights; their device is the engine's.
             max_len: Slots of the KV cache.
-            shapes: Launch shape of every kernel.
+            shapes: Launch shape of every kernel; `shapes` of the model are those that run.
             pdl: Mode of programmatic dependent launch, from `kernels.dependency`.
         """
         self.spec, self.weights, self.max_len = spec, weights, max_len
-        self.shapes, self.pdl = shapes, pdl
+        self.shapes, self.pdl = shapes.fitted(spec), pdl
         self.device = weights.embedding.device
         self._allocate_activations()
         self._allocate_scratch()
@@ -57,6 +61,7 @@ class DecodeModel:
             self.token, self.position, self.residual, self.normed, self.down_sums, self._float32(spec.head_dim)
         )
         self.embed = embed_call(self.input, weights.embedding, weights.layers[0].input_norm, self.rope)
+        self.draws: Draws | None = None
         self.plan = Plan(self._calls())
 
     def start(self, token: int, position: int) -> None:
@@ -64,6 +69,34 @@ class DecodeModel:
         self.token.fill_(token)
         self.position.fill_(position)
         self.embed.issue()
+
+    def prefill(self, tokens: Sequence[int]) -> None:
+        """Fill the first slots of the cache with a prompt, token by token and without logits.
+
+        A prompt goes through the decode kernels, a read of the layers' weights per token: exact, and slow.
+        """
+        layers = [call for call in self.plan.calls if call.op not in ("head", "sample")]
+        for position, token in enumerate(tokens):
+            self.start(token, position)
+            for call in layers:
+                call.issue()
+
+    def sample_with(self, temperature: float, seed: int = 0) -> None:
+        """Choose how tokens are drawn by what is captured from now on; a draw depends on seed and position alone.
+
+        Args:
+            temperature: 0 takes the likeliest token.
+            seed: Of the draws, 0 to 2**31 - 1.
+
+        Raises:
+            UsageError: The temperature is negative or not finite, or the seed is out of range.
+        """
+        if not 0 <= temperature < math.inf:
+            raise UsageError(f"temperature must be 0 or more and finite, not {temperature}")
+        if not 0 <= seed < 2**31:
+            raise UsageError(f"seed must be 0 to {2**31 - 1}, not {seed}")
+        self.draws = Draws(self.position, temperature, seed) if temperature else None
+        self.plan = Plan(self._calls())
 
     def capture(self, steps: int) -> CapturedPlan:
         """Return the plan as a CUDA Graph of `steps` steps."""
@@ -211,6 +244,7 @@ class DecodeModel:
             self.logits,
             self.best_value,
             self.best_token,
+            draws=self.draws,
             eps=self.spec.rms_norm_eps,
             shape=self.shapes.head,
             pdl=self.pdl,

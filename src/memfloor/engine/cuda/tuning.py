@@ -16,6 +16,7 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from memfloor.engine import kernels
 from memfloor.engine.cuda.launch_shapes import LaunchShapes
 from memfloor.errors import UsageError, first_problem
 from memfloor.spec import ModelSpec
@@ -38,6 +39,10 @@ class TunedOn:
         num_attention_heads: H.
         num_key_value_heads: Hkv.
         head_dim: D.
+        qkv_bias: Whether Q, K and V have biases.
+        qk_norm: Whether Q and K heads are normed.
+        attention_output_bias: Whether the output projection has a bias.
+        kernels: Digest of the kernels' sources.
     """
 
     device: str
@@ -52,11 +57,16 @@ class TunedOn:
     num_attention_heads: int
     num_key_value_heads: int
     head_dim: int
+    qkv_bias: bool
+    qk_norm: bool
+    attention_output_bias: bool
+    kernels: str
 
     @classmethod
     def of(cls, spec: ModelSpec, weights: str, head: str, properties: Any, triton: str) -> "TunedOn":
         """Return it for a model on a device that torch describes by `properties`."""
         shape = ("hidden_size", "intermediate_size", "vocab_size", "num_attention_heads", "num_key_value_heads")
+        parts = ("head_dim", "qkv_bias", "qk_norm", "attention_output_bias")
         return cls(
             device=properties.name,
             capability=f"{properties.major}.{properties.minor}",
@@ -64,8 +74,8 @@ class TunedOn:
             triton=triton,
             weights=weights,
             head=head,
-            **{name: getattr(spec, name) for name in shape},
-            head_dim=spec.head_dim,
+            **{name: getattr(spec, name) for name in shape + parts},
+            kernels=sources_digest(Path(kernels.__file__).parent),
         )
 
     @property
@@ -74,6 +84,14 @@ class TunedOn:
         digest = hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:12]
         readable = re.sub(r"[^A-Za-z0-9.]+", "-", f"{self.device} {self.weights} {self.head}")
         return cache_folder() / f"{readable}-{digest}.json"
+
+
+def sources_digest(folder: Path) -> str:
+    """Return a digest of the Python files below a folder: other kernels have other fastest shapes."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def cache_folder() -> Path:

@@ -2,7 +2,8 @@
 
 Each chunk of an activation has a scale of its own, so that its greatest number takes all 15 bits and a sign: what is
 lost is a part in 65534 of that. A code is a signed high byte and an unsigned low one; weights are unsigned bytes, and
-what they have too much is taken away with the sum of the codes. Sums are exact until they are scaled.
+what they have too much is taken away with the sum of the codes. Sums are exact as int32; one above 2**24 is rounded to
+a float32 before it is scaled.
 """
 
 import triton

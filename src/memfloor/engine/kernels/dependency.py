@@ -1,7 +1,8 @@
 """Programmatic dependent launch: let a kernel start, and load its weights, before the previous one has ended.
 
-Every kernel releases its dependents first and waits before its first dependent read and its first write, so
-a kernel that has passed its wait knows that all earlier kernels of the stream have ended. Needs compute
+Every kernel waits before its first dependent read and its first write, so a kernel that has passed its wait knows
+that all earlier kernels of the stream have ended. All but `sample` release their dependents first of all; `sample`
+does so after its wait, so that what starts the next step may rely on everything this one wrote. Needs compute
 capability 9.0; older devices and the interpreter run with `OFF`.
 """
 
@@ -11,7 +12,8 @@ import triton.language as tl
 OFF = 0
 # Launches overlap; a kernel waits before it reads anything.
 FLAGS = 1
-# As FLAGS, and the first tile of constants (weights, past KV) is loaded before the wait.
+# As FLAGS, and constants are loaded before the wait: the first block of past KV, and of weights a whole tile, or of a
+# projection its AHEAD first ones.
 PRELOAD = 2
 
 MODES = {"off": OFF, "flags": FLAGS, "preload": PRELOAD}

@@ -53,6 +53,21 @@ class Heads:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """Say how tokens are drawn from logits.
+
+    Attributes:
+        position: Slot of the token, int32 [1]; each has draws of its own.
+        temperature: Above 0.
+        seed: 0 to 2**31 - 1.
+    """
+
+    position: Tensor
+    temperature: float
+    seed: int
+
+
 def qkv_call(
     x: Tensor,
     sums: Tensor,
@@ -80,19 +95,18 @@ def qkv_call(
         shape: Launch shape; its rows are pairs, no more than half a head.
         pdl: Mode of programmatic dependent launch.
     """
-    buffer, half = _buffer(w), heads.head_dim // 2
-    block = min(shape.block_n, half)
+    buffer, shape = _buffer(w), shape.fitted(heads.head_dim // 2)
     constants = {
         **_row_constants(w, sums, eps, shape, pdl),
         **heads.constants(),
-        "BLOCK_N": block,
         "HAS_BIAS": bias is not None,
         "SCALE": log2(euler) / heads.head_dim**0.5,
     }
     norms = qk_norm or (buffer, buffer)
     args = (x, sums, buffer, buffer if bias is None else bias, *norms, rope_row, *heads.args())
     reads = _present(buffer, bias, *(qk_norm or ()))
-    return KernelCall("qkv", qkv_kernel, w.shape[0] // 2 // block, args, constants, shape.warps, reads, shape.registers)
+    programs = shape.programs(w.shape[0] // 2)
+    return KernelCall("qkv", qkv_kernel, programs, args, constants, shape.warps, reads, shape.registers)
 
 
 def gate_up_call(
@@ -114,14 +128,16 @@ def head_call(
     best_value: Tensor,
     best_token: Tensor,
     *,
+    draws: Draws | None = None,
     eps: float,
     shape: RowShape,
     pdl: int,
 ) -> KernelCall:
-    """Project normed x [E] by w [V, E] into logits [V] and the best of each program."""
+    """Project normed x [E] by w [V, E] into logits [V] and the best of each program, or the best draw of each."""
     buffer = _buffer(w)
     constants = {"N": w.shape[0], **_row_constants(w, sums, eps, shape, pdl)}
-    args = (x, sums, buffer, logits, best_value, best_token)
+    constants |= {"TEMPERATURE": draws.temperature if draws else 0.0, "SEED": draws.seed if draws else 0}
+    args = (x, sums, buffer, draws.position if draws else buffer, logits, best_value, best_token)
     programs, warps = shape.programs(w.shape[0]), shape.warps
     return KernelCall("head", head_kernel, programs, args, constants, warps, (buffer,), shape.registers)
 
@@ -142,7 +158,8 @@ def projection_call(
 ) -> KernelCall:
     """Add w [N, K] x [K] + bias [N] to the residual [N] and prepare the next norm."""
     buffer, (rows, columns) = _buffer(w), w.shape
-    splits, steps = shape.splits(columns), min(shape.steps, -(-columns // shape.block_k))
+    shape = shape.fitted(columns)
+    splits = shape.splits(columns)
     constants = {
         "N": rows,
         "K": columns,
@@ -150,8 +167,8 @@ def projection_call(
         "FORMAT": format_name(w),
         "BLOCK_N": shape.block_n,
         "BLOCK_K": shape.block_k,
-        "STEPS": steps,
-        "AHEAD": min(shape.ahead, steps),
+        "STEPS": shape.steps,
+        "AHEAD": shape.ahead,
         "SPLITS": splits,
         "BLOCK_SPLITS": next_power_of_two(splits),
         "PDL": pdl,

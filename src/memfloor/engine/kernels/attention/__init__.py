@@ -1,1 +1,1 @@
-"""QK norm, RoPE, KV append and split-KV attention of one token."""
+"""Split-KV attention of one token to the past, and the join of the splits with the token, which is appended."""

@@ -1,1 +1,1 @@
-"""RMS norm, then the fused Q, K and V projections with bias."""
+"""RMS norm, the fused Q, K and V projections with bias, and RoPE; of QK norm all but its scale."""
