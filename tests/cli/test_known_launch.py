@@ -52,9 +52,11 @@ def known_launch(monkeypatch, python_path):
 def test_an_anatomy_owes_the_host_at_least_what_its_launches_were_made_to_cost(memfloor, model, tmp_path):
     traced = ("--runtime", "known-launch,wait=2000", "--traced-steps", 3)
     done = memfloor("anatomy", model, *traced, *SHORT, "--out", tmp_path, "--json")
-    assert done.status == 0, done.err
+    ledger = json.loads(done.out)
+    # A noisy machine may leave too much unexplained, and is then told so.
+    assert done.status == (3 if ledger["verdict"].startswith("refused") else 0), done.err
     (taken,) = Store(tmp_path).anatomies()
-    (idle,) = [entry["seconds"] for entry in json.loads(done.out)["ledger"] if entry["term"] == "host and launch"]
+    (idle,) = [entry["seconds"] for entry in ledger["ledger"] if entry["term"] == "host and launch"]
     assert idle >= 8 * 2000e-6
     assert float(taken.path.facts["waited_seconds"]) >= 8 * 2000e-6
     products = [kernel for kernel in taken.trace.kernels if kernel.name == "aten::mm"]
