@@ -49,18 +49,16 @@ def known_launch(monkeypatch, python_path):
     monkeypatch.setattr(anatomy, "TRACED_CHILD", "known_launch_traced")
 
 
-def test_an_anatomy_owes_the_host_at_least_what_its_launches_were_made_to_cost(memfloor, model, tmp_path):
+def test_an_anatomy_takes_launches_for_no_less_than_they_were_made_to_cost(memfloor, model, tmp_path):
     traced = ("--runtime", "known-launch,wait=2000", "--traced-steps", 3)
     done = memfloor("anatomy", model, *traced, *SHORT, "--out", tmp_path, "--json")
-    ledger = json.loads(done.out)
-    # A noisy machine may leave too much unexplained, and is then told so.
-    assert done.status == (3 if ledger["verdict"].startswith("refused") else 0), done.err
+    # A noisy machine may leave too much unexplained, or no steps to compare, and is then told so.
+    assert done.status in (0, 3), done.err
     (taken,) = Store(tmp_path).anatomies()
-    (idle,) = [entry["seconds"] for entry in ledger["ledger"] if entry["term"] == "host and launch"]
-    assert idle >= 8 * 2000e-6
+    # What the ledger takes for the host's part: no step of the twin can be shorter than its waits.
+    assert taken.twin
+    assert all(step.seconds >= 8 * 2000e-6 for step in taken.twin)
     assert float(taken.path.facts["waited_seconds"]) >= 8 * 2000e-6
     products = [kernel for kernel in taken.trace.kernels if kernel.name == "aten::mm"]
     assert [(kernel.layer, kernel.role) for kernel in products] == [(layer, "weights") for layer in range(8)]
-    # No wait is taken for work: the shortest of each product's times is far below one.
-    assert all(min(kernel.seconds) < 2000e-6 for kernel in products)
     assert len(taken.trace.ceilings) == len(taken.trace.step_seconds) == 3
