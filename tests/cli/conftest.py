@@ -9,6 +9,7 @@ import pytest
 
 from memfloor.cli import main
 from memfloor.experiments import blocks, comparing
+from memfloor.experiments.study import grid
 
 CHILDREN = Path(__file__).parent / "children"
 CONFIG = {
@@ -34,6 +35,16 @@ def tiny_model(tmp_path_factory):
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(CONFIG))
     return str(folder)
+
+
+@pytest.fixture
+def cells(tiny_model):
+    """Return a function that gives cells of the tiny model on a GPU."""
+
+    def make(runtimes=(("engine", {}), ("hf-eager", {})), contexts=(64,)):
+        return grid([tiny_model], contexts, runtimes, "cuda")
+
+    return make
 
 
 @pytest.fixture

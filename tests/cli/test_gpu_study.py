@@ -36,16 +36,6 @@ def history(tmp_path):
 
 
 @pytest.fixture
-def cells(tiny_model):
-    """Return a function that gives cells of the tiny model on a GPU."""
-
-    def make(runtimes=(("engine", {}), ("hf-eager", {})), contexts=(64,)):
-        return grid([tiny_model], contexts, runtimes, "cuda")
-
-    return make
-
-
-@pytest.fixture
 def stage(tmp_path):
     def make(cells, runs=3, name="headline", **changes):
         return RunStage(name, 1.0, cells, runs, Store(tmp_path / name), by_shape, {"*": "hf-eager"}, **changes)

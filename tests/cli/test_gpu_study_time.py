@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from memfloor.experiments.study import grid
-
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from gpu_study_time import LONGEST_RUN_SECONDS, MARGIN, Budget, History
 
@@ -14,16 +12,6 @@ from gpu_study_time import LONGEST_RUN_SECONDS, MARGIN, Budget, History
 @pytest.fixture
 def history(tmp_path):
     return History(tmp_path / "seconds.jsonl")
-
-
-@pytest.fixture
-def cells(tiny_model):
-    """Return a function that gives cells of the tiny model on a GPU."""
-
-    def make(runtimes=(("engine", {}), ("hf-eager", {})), contexts=(64,)):
-        return grid([tiny_model], contexts, runtimes, "cuda")
-
-    return make
 
 
 def test_what_to_expect_is_the_same_work_then_its_like_then_a_guess(history, cells, tmp_path):

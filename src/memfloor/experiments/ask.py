@@ -90,15 +90,10 @@ def _problem(job: Job | TraceJob, heard: Mapping[str, Any], outcome: ChildOutcom
         return f"out of memory: {heard['out_of_memory']['message']}"
     if outcome.timed_out:
         return f"no end after {time_limit_seconds:g} s"
-    last = outcome.last_words.splitlines()[-1] if outcome.last_words else "no last words"
-    return f"{job.cell.runtime_text}: {outcome.describe()}; {last}"
+    return f"{job.cell.runtime_text}: {outcome.describe()}; {outcome.last_line}"
 
 
 def _cause(heard: Mapping[str, Any], outcome: ChildOutcome) -> Cause | None:
     if "unavailable" in heard:
         return None
-    if "out_of_memory" in heard:
-        return "out_of_memory"
-    if outcome.timed_out:
-        return "timed_out"
-    return "died" if outcome.exit_status < 0 else "error"
+    return "out_of_memory" if "out_of_memory" in heard else outcome.cause

@@ -203,11 +203,8 @@ def _take_one(
 
 
 def _failure(identity: Mapping[str, Any], outcome: ChildOutcome, child: _Child, time_limit_seconds: float) -> Failure:
-    last_words = outcome.last_words.splitlines()[-1] if outcome.last_words else "no last words"
     if child.out_of_memory is not None:
         return Failure(**identity, cause="out_of_memory", last_words=child.out_of_memory, device=child.device)
-    if outcome.timed_out:
-        words = f"no end after {time_limit_seconds:g} s; {last_words}"
-        return Failure(**identity, cause="timed_out", last_words=words, device=child.device)
-    cause = "died" if outcome.exit_status < 0 else "error"
-    return Failure(**identity, cause=cause, last_words=f"{outcome.describe()}; {last_words}", device=child.device)
+    end = f"no end after {time_limit_seconds:g} s" if outcome.timed_out else outcome.describe()
+    words = f"{end}; {outcome.last_line}"
+    return Failure(**identity, cause=outcome.cause, last_words=words, device=child.device)

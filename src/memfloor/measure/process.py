@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 LAST_WORDS_CHARACTERS = 2000
 # How often a silent child is looked after: its own children can hold its pipe open beyond its end.
@@ -40,6 +40,18 @@ class ChildOutcome:
         # Real-time signals have numbers alone.
         named = number in {known.value for known in signal.Signals}
         return f"ended by {signal.Signals(number).name if named else f'signal {number}'}"
+
+    @property
+    def last_line(self) -> str:
+        """Return the last line that it printed."""
+        return self.last_words.splitlines()[-1] if self.last_words else "no last words"
+
+    @property
+    def cause(self) -> Literal["died", "timed_out", "error"]:
+        """Return how a child was lost that did not answer."""
+        if self.timed_out:
+            return "timed_out"
+        return "died" if self.exit_status < 0 else "error"
 
 
 def run_child(

@@ -1,7 +1,5 @@
 """Steps of two processes that met the same bandwidth: timed and traced ones, or traced ones of two arms.
 
-Some machines have two states.
-
 Steps are chosen and never scaled: how much longer a kernel takes in the slower state is another number for each kernel.
 Source: docs/method.md.
 """

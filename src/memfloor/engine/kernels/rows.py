@@ -95,6 +95,22 @@ def pair_product(
 
 
 @triton.jit
+def tile_products(
+    tile: tl.tensor,
+    x_ptr: tl.tensor,
+    column: tl.tensor,
+    K: tl.constexpr,
+    FORMAT: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+) -> tl.tensor:
+    """Return the partial products of a tile from `column` on and an activation [K], to be summed over."""
+    if FORMAT == "bf16":
+        return lane_products(tile, load_words(x_ptr, column, K, BLOCK_K))
+    else:
+        return packed_products(tile[0], tile[1], x_ptr, column, K, FORMAT)
+
+
+@triton.jit
 def tiles_product(
     tiles: tl.tuple,
     x_ptr: tl.tensor,
@@ -104,17 +120,10 @@ def tiles_product(
     BLOCK_K: tl.constexpr,
 ) -> tl.tensor:
     """Return the partial products of tiles side by side, from `column` on, and an activation [K], to be summed over."""
-    if FORMAT == "bf16":
-        products = lane_products(tiles[0], load_words(x_ptr, column, K, BLOCK_K))
-        for step in tl.static_range(1, len(tiles)):
-            products += lane_products(tiles[step], load_words(x_ptr, column + step * BLOCK_K, K, BLOCK_K))
-        return products
-    else:
-        products = packed_products(tiles[0][0], tiles[0][1], x_ptr, column, K, FORMAT)
-        for step in tl.static_range(1, len(tiles)):
-            at = column + step * BLOCK_K
-            products += packed_products(tiles[step][0], tiles[step][1], x_ptr, at, K, FORMAT)
-        return products
+    products = tile_products(tiles[0], x_ptr, column, K, FORMAT, BLOCK_K)
+    for step in tl.static_range(1, len(tiles)):
+        products += tile_products(tiles[step], x_ptr, column + step * BLOCK_K, K, FORMAT, BLOCK_K)
+    return products
 
 
 @triton.jit
@@ -163,11 +172,7 @@ def normed_product(
     scales = load_scales(w_ptr, tile * BLOCK_N, 0, N, K, FORMAT, BLOCK_N)
     wait_after_constants(PDL)
     sums = load_sums(sums_ptr, NUM_SUMS, BLOCK_SUMS)
-    if FORMAT == "bf16":
-        products = lane_products(w, load_words(x_ptr, 0, K, BLOCK_K))
-    else:
-        products = packed_products(w[0], w[1], x_ptr, 0, K, FORMAT)
-    out = tl.sum(products, axis=1) * scales
+    out = tl.sum(tile_products(w, x_ptr, 0, K, FORMAT, BLOCK_K), axis=1) * scales
     # Last, so that the products do not wait for the norm.
     out *= norm_scale(sums, K, EPS)
     return out
