@@ -7,11 +7,13 @@ RUNS ?= memfloor-runs
 BIN := .venv/bin
 comma := ,
 STAMP := .venv/installed
+# Libraries of systems under test that run on a CPU and need no compiling.
+COMPARATORS := bitsandbytes torchao
 
 # Configures and builds the native tests in a folder of build/, with options for CMake.
 build_native_tests = cmake -S native -B build/$(1) -DMEMFLOOR_NATIVE_TESTS=ON $(2) && cmake --build build/$(1) --parallel $(shell nproc)
 
-.PHONY: report test test-native sanitize test-arm check bench-cpu clean
+.PHONY: report test test-comparators test-native sanitize test-arm check bench-cpu clean
 
 report: $(STAMP)
 	$(BIN)/memfloor study --out $(RUNS)
@@ -19,6 +21,10 @@ report: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q
+
+test-comparators: $(STAMP)
+	$(PYTHON) -m pip --python $(BIN)/python install --quiet --constraint constraints.txt $(COMPARATORS)
+	$(BIN)/python -m pytest -q -m comparators --comparators
 
 test-native:
 	$(call build_native_tests,native)

@@ -1,4 +1,5 @@
 import json
+import re
 from itertools import groupby
 
 import pytest
@@ -145,8 +146,8 @@ def test_real_launch_modes_are_compared_reported_and_drawn(memfloor, tiny_model,
     done = memfloor("ab", "launch", tiny_model, "--arms", "engine", "--context", 64, "--runs", 2, *SHORT, "--out", runs)
     assert done.status == 0, done.err
     assert "outputs: equal: the tokens of 16 steps and every bit of the last logits" in done.out
-    # Times of a tiny model's kernels are noise; the kernels themselves are not.
-    assert "kernels:" not in done.out
+    # Times of a tiny model's kernels are noise, and may be named as confounders; the kernels themselves are not.
+    assert not re.search(r"kernels: \d+ of \d+ are gone", done.out.replace("\n", " "))
     assert len(json.loads(memfloor("runs", runs, "--kind", "run", "--json").out)) == 4
     listed = memfloor("runs", runs).out
     assert [listed.count(kind) for kind in ("arm_observation", "ab, 2 blocks planned")] == [2, 1]
