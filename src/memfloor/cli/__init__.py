@@ -10,6 +10,7 @@ import memfloor
 from memfloor.cli.aa import aa
 from memfloor.cli.ab import ab
 from memfloor.cli.anatomy import anatomy
+from memfloor.cli.cost import cost
 from memfloor.cli.doctor import doctor
 from memfloor.cli.floor import floor
 from memfloor.cli.measure import measure, study
@@ -30,7 +31,7 @@ app = App(
     # Interrupted is answered in `main`, with what has become of the runs.
     suppress_keyboard_interrupt=False,
 )
-for command in (floor, probe, measure, study, anatomy, ab, aa, runs, query, report, figure, paper, doctor):
+for command in (floor, probe, measure, study, anatomy, ab, aa, runs, query, report, figure, cost, paper, doctor):
     app.command(command)
 
 
