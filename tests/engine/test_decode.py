@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from memfloor.engine.cuda.kv_cache import fill_cache
 from memfloor.engine.cuda.launch_shapes import AttentionShape, LaunchShapes, ProjectionShape, RowShape
 from memfloor.engine.cuda.matrix import FORMATS
-from memfloor.engine.cuda.kv_cache import fill_cache
 from memfloor.engine.cuda.model import DecodeModel
 from memfloor.engine.cuda.weights import ModelWeights, pack_weights, random_weights
 from memfloor.engine.decode import Decoder

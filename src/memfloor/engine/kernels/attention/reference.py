@@ -20,7 +20,7 @@ def attention(
     qk_norm: tuple[torch.Tensor, torch.Tensor] | None,
     eps: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the attention [H, D] of one token and its rotated key and its value [Hkv, D] as the cache keeps them; float32.
+    """Return one token's attention [H, D], and its rotated key and its value [Hkv, D] as the cache keeps them; float32.
 
     Args:
         qkv: Raw Q, K and V heads one after another [(H + 2 Hkv) * D].
