@@ -15,6 +15,7 @@ from memfloor.cli.doctor import doctor
 from memfloor.cli.floor import floor
 from memfloor.cli.measure import measure, study
 from memfloor.cli.paper import paper
+from memfloor.cli.predict import predict
 from memfloor.cli.probe import probe
 from memfloor.cli.records import query, runs
 from memfloor.cli.report import figure, report
@@ -31,7 +32,23 @@ app = App(
     # Interrupted is answered in `main`, with what has become of the runs.
     suppress_keyboard_interrupt=False,
 )
-for command in (floor, probe, measure, study, anatomy, ab, aa, runs, query, report, figure, cost, paper, doctor):
+for command in (
+    floor,
+    probe,
+    measure,
+    study,
+    anatomy,
+    ab,
+    aa,
+    runs,
+    query,
+    report,
+    figure,
+    cost,
+    predict,
+    paper,
+    doctor,
+):
     app.command(command)
 
 
