@@ -93,6 +93,28 @@ def paired_ratio(numerator: Mapping[int, float], denominator: Mapping[int, float
     return Ratio(value=math.exp(float(np.mean(logs))), ci95=ci95, blocks=len(shared))
 
 
+@dataclass(frozen=True, slots=True)
+class BlockMean:
+    """Hold the mean over blocks of a value that each block gives, and its 95 % interval, as of a `Ratio`."""
+
+    value: float
+    ci95: tuple[float, float] | None
+    blocks: int
+
+
+def block_mean(values: Sequence[float]) -> BlockMean:
+    """Return the mean of what each block of a comparison gives: a t interval below `FEW_BLOCKS`, then a bootstrap.
+
+    Raises:
+        ValueError: There is no block.
+    """
+    if not values:
+        raise ValueError("a mean over blocks needs a block")
+    array = np.asarray(values)
+    interval = _t_interval(array) if len(array) < FEW_BLOCKS else _bootstrap(array, np.mean)
+    return BlockMean(value=fmean(values), ci95=interval, blocks=len(values))
+
+
 def verdict(speedup: Ratio, margin: float) -> str:
     """Return what a speed-up says: `equivalent` within the margin, `faster`, `slower`, or `unclear`.
 

@@ -8,12 +8,24 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from memfloor.cli.output import print_json, print_table, print_wide_table
-from memfloor.record import Anatomy, ArmObservation, Cell, Comparison, Contents, Failure, Record, Run, Skip, Store
+from memfloor.record import (
+    Anatomy,
+    ArmObservation,
+    Cell,
+    Comparison,
+    Contents,
+    Failure,
+    Quality,
+    Record,
+    Run,
+    Skip,
+    Store,
+)
 from memfloor.report.tables import runtime_label, workload_text
 from memfloor.units import format_bandwidth, format_seconds
 
 Records = list[Run | Failure | Skip]
-Kind = Literal["run", "failure", "skip", "anatomy", "comparison", "arm_observation"]
+Kind = Literal["run", "failure", "skip", "anatomy", "comparison", "arm_observation", "quality"]
 RUNS_COLUMNS = ("taken at (UTC)", "kind", "model", "runtime", "context", "block", "p50", "ceiling", "device or reason")
 # Characters that all columns take, and what fits a narrow terminal, by place.
 WIDE_TABLE = 150
@@ -37,7 +49,7 @@ def runs(
         model: Only this model.
         runtime: Only this runtime.
         context: Only this context.
-        kind: Only run, failure, skip, anatomy, comparison or arm_observation.
+        kind: Only run, failure, skip, anatomy, comparison, arm_observation or quality.
         json: Print a JSON list of the whole records instead.
     """
     records = [
@@ -122,6 +134,8 @@ def _facts(record: Record) -> list[str]:
         case ArmObservation():
             traced = f"{len(record.trace.step_seconds)} steps traced" if record.trace else f"{record.trace_problem}"
             return ["-", "-", "-", f"the {record.arm}: {traced}"]
+        case Quality():
+            return ["-", "-", "-", f"{record.path}: {record.problem or f'{record.tokens} tokens'}"]
 
 
 def _plain(value: Any) -> Any:

@@ -72,7 +72,7 @@ class Decoder:
         return self.tokens(first, steps)
 
     def forced_logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Take a step with each of the given tokens and return the logits that follow each, [T, V]; waits for the device.
+        """Take a step with each given token and return the logits that follow each, [T, V]; waits for the device.
 
         Raises:
             UsageError: Not started, no slot is left in the cache, or an issue takes several steps.

@@ -96,7 +96,7 @@ class Runtime(Protocol):
         """Take the next steps and return what they gave; waits for the device."""
 
     def forced_logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Decode the given tokens one a step from where the prepared cache ends, and return the logits that follow each.
+        """Decode given tokens one a step from where the prepared cache ends, and return the logits that follow each.
 
         They go through the same decode path as `step`, which is called neither before nor after. A runtime whose steps
         keep no logits says what it takes instead.
