@@ -66,6 +66,11 @@ class Compared:
         return self.verdict.startswith(REFUSED)
 
     @property
+    def of_weights(self) -> bool:
+        """Tell whether the candidate is one of several paths of weights."""
+        return self.comparison is not None and self.comparison.question == "weights"
+
+    @property
     def margin(self) -> float:
         """Return the share by which the arms may differ and be called equivalent."""
         return self.comparison.margin if self.comparison else DEFAULT_MARGIN
@@ -201,7 +206,7 @@ def derive(comparison: Comparison | None, ours: Arm, theirs: Arm, missing: str) 
 def _confounders(
     comparison: Comparison | None, ours: Arm, theirs: Arm, invariance: Invariance | None, outputs: OutputsFound
 ) -> tuple[str, ...]:
-    if comparison and comparison.question == "weights":
+    if comparison is not None and comparison.question == "weights":
         return ("by construction: a path of weights is one of kernels; its anatomy says where its time goes",)
     return *_by_construction(ours.cell, theirs.cell), *_seen(invariance, ours, theirs), *outputs.confounders
 

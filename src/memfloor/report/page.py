@@ -16,10 +16,12 @@ from memfloor.report.compared import Compared
 from memfloor.report.comparison_section import comparison_section
 from memfloor.report.figures import FIGURES, figure_svg
 from memfloor.report.interactive import scripts
-from memfloor.report.repeat import anatomy_commands, comparison_commands, study_commands
+from memfloor.report.repeat import anatomy_commands, comparison_commands, ladder_commands, study_commands
 from memfloor.report.sentences import cautions, headline
 from memfloor.report.summary import CellSummary, InvalidCell, summarise
 from memfloor.report.tables import CELL_COLUMNS, cell_row, invalid_row
+from memfloor.report.weight_ladder import WeightLadder
+from memfloor.report.weight_section import weight_section
 
 CAPTIONS = {
     "1": "Figure 1. Achieved fraction of the floor (streamed bytes), left, and step time, right. Grey: the study's "
@@ -34,6 +36,7 @@ def render(
     folder: Path,
     anatomies: Sequence[Anatomy] = (),
     compared: Sequence[Compared] = (),
+    ladders: Sequence[WeightLadder] = (),
 ) -> str:
     """Return the page for the records of one folder.
 
@@ -43,6 +46,7 @@ def render(
         folder: Where all this was read.
         anatomies: Anatomies.
         compared: Comparisons.
+        ladders: Paths of weights.
 
     Raises:
         UsageError: There is nothing to report.
@@ -62,13 +66,14 @@ def render(
         columns=CELL_COLUMNS,
         tables=_tables(summaries, invalid),
         figures=_figures(summaries),
-        sections=[comparison_section(compared), anatomy_section(anatomies, folder)],
+        sections=[weight_section(ladders), comparison_section(compared), anatomy_section(anatomies, folder)],
         environments=_environments([*(run for item in summaries for run in item.runs), *anatomies]),
         unreadable=unreadable,
         commands=[
             *study_commands(summaries, comparisons),
             *comparison_commands(comparisons),
-            *anatomy_commands(anatomies),
+            *ladder_commands(ladders),
+            *anatomy_commands(anatomies, comparisons),
         ],
         scripts=scripts() if anatomies or any(item.ratio for item in compared) else [],
     )
