@@ -119,7 +119,7 @@ def _draw_steps(axes: Axes, bars: Sequence[Bar], colour: str) -> None:
             axes.plot([end / MILLI for end in bar.ci95], [place, place], color="black", linewidth=1.2)
         if bar.floor is not None:
             axes.plot([bar.floor / MILLI] * 2, [place - 0.4, place + 0.4], color=THRESHOLD_COLOUR, linewidth=2)
-        beside(axes, max(bar.step, *(bar.ci95 or ())) / MILLI, place, f"{bar.step / MILLI:.4g}", 8)
+        beside(axes, max((bar.step, *(bar.ci95 or ()))) / MILLI, place, f"{bar.step / MILLI:.4g}", 8)
     axes.set_yticks(range(len(bars)), [bar.label for bar in bars])
     axes.set_ylim(len(bars) - 0.4, -0.6)
     axes.set_xlim(left=0)
