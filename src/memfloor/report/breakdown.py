@@ -11,7 +11,7 @@ from statistics import median
 from memfloor.floor import step_traffic
 from memfloor.record import Anatomy, Role
 from memfloor.report.kernel_times import gap_seconds, queued_seconds, role_seconds
-from memfloor.spec import Workload, weight_format
+from memfloor.spec import weight_format
 
 # Each term: the role of its kernels, its name, and what would remove it.
 EXCESS: tuple[tuple[Role, str, str], ...] = (
@@ -39,7 +39,7 @@ def entries_of(anatomy: Anatomy) -> dict[str, float]:
     floor = anatomy.fraction_of_ceiling(step_bytes) * anatomy.p50_seconds
     busy = role_seconds(anatomy.trace)
     nothing = role_seconds(anatomy.twin_trace) if _is_twin_of_cpu(anatomy) and anatomy.twin_trace else {}
-    terms = excess_of(anatomy.cell.workload)
+    terms = excess_of(anatomy)
     work = {role: busy.get(role, 0.0) - nothing.get(role, 0.0) for role, _, _ in terms}
     idle = idle_seconds(anatomy, sum(busy.values()))
     read = _role_bytes(anatomy, step_bytes)
@@ -49,9 +49,14 @@ def entries_of(anatomy: Anatomy) -> dict[str, float]:
     return entries | {"unexplained": anatomy.p50_seconds - sum(entries.values())}
 
 
-def excess_of(workload: Workload) -> tuple[tuple[Role, str, str], ...]:
-    """Return the terms that a step of these formats can have: without quantised weights nothing is dequantised."""
-    quantized = any(weight_format(name).is_quantized for name in (workload.weights, workload.head))
+def excess_of(anatomy: Anatomy) -> tuple[tuple[Role, str, str], ...]:
+    """Return the terms that an anatomy can tell apart.
+
+    Dequantisation is one of quantised weights alone, where modules tell the kernels of a matrix that do not multiply.
+    """
+    workload = anatomy.cell.workload
+    formats = [weight_format(name) for name in (workload.weights, workload.head)]
+    quantized = anatomy.trace.labelled == "modules" and any(item.is_quantized for item in formats)
     return tuple(term for term in EXCESS if quantized or term[0] != "dequantization")
 
 

@@ -132,7 +132,7 @@ def make_ledger(anatomies: Sequence[Anatomy]) -> Ledger:
     lines = {name: _line(matched, shown, lambda a, name=name: entries[id(a)][name]) for name in entries[id(shown[0])]}  # type: ignore[misc]
     step = _line(matched, shown, lambda anatomy: anatomy.p50_seconds)
     gap = step.value - lines["floor"].value
-    terms = excess_of(anatomies[0].cell.workload)
+    terms = excess_of(anatomies[0])
     remedies = {name: remedy for _, name, remedy in terms} | {IDLE[0]: IDLE[1]}
     twins = [anatomy for anatomy in matched if anatomy.twin]
     return Ledger(

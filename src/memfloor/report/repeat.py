@@ -68,8 +68,7 @@ def ladder_commands(ladders: Sequence[WeightLadder]) -> list[str]:
 
 def _ladder_command(ladder: WeightLadder) -> str:
     cell, rows = ladder.baseline.cell, ladder.rows
-    (said,) = {row.compared.comparison for row in ladder.paths[:1] if row.compared}
-    assert said is not None
+    said = next(row.compared.comparison for row in ladder.paths if row.compared and row.compared.comparison)
     baseline = _arm(cell)
     given = [f"--path {row.name}" for row in ladder.paths]
     given += [] if baseline == BASELINE else [f"--baseline {baseline}"]

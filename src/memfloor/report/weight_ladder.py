@@ -112,7 +112,7 @@ class WeightLadder:
 
     Attributes:
         baseline: What all are compared with.
-        paths: All others, in the order they were asked for.
+        paths: All others, those of most bytes first.
         float32: Quality of float32 arithmetic over the same weights: the noise of bf16; None where none was taken.
     """
 
@@ -182,6 +182,8 @@ def _ladder(comparisons: Sequence[Comparison], found: Contents) -> WeightLadder:
         _Member(said.path or runtime_label(item.candidate), item.candidate, item.candidate_runs, item)
         for said, item in zip(comparisons, compared, strict=True)
     ]
+    # Records taken in one millisecond have no order of their own.
+    paths.sort(key=lambda path: (-step_traffic(path.cell.spec, path.cell.workload).total_bytes, path.name))
     rows = [_row(member, [baseline, *paths], session) for member in (baseline, *paths)]
     float32 = [quality for quality in session.qualities if quality.path == FLOAT32]
     return WeightLadder(rows[0], tuple(rows[1:]), float32[-1] if float32 else None)

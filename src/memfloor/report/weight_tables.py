@@ -1,6 +1,6 @@
 """A ladder of weight paths as text: expected beside observed traffic, who owns the rest, and quality."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from memfloor.record import Quality
 from memfloor.report.breakdown import IDLE
@@ -8,6 +8,7 @@ from memfloor.report.ledger import Ledger
 from memfloor.report.qualities import quality_means
 from memfloor.report.tables import percent_interval, runtime_label, workload_text
 from memfloor.report.weight_ladder import Saving, WeightLadder, WeightRow
+from memfloor.spec import weight_format
 from memfloor.units import MILLI, format_bytes, format_percent, format_seconds
 
 TRAFFIC_COLUMNS = (
@@ -46,6 +47,7 @@ WHY_COLUMNS = (
 QUALITY_COLUMNS = ("path", "relative error", "same top-1", "KL, nats", "perplexity", "its source's", "why")
 # Of a ledger, those that a reader of weight paths does not tell apart.
 OTHERS = ("norms and elementwise", "cache copies", "sampling")
+DEQUANTIZATION = "dequantisation"
 NOTHING = "-"
 
 
@@ -86,7 +88,7 @@ def why_row(row: WeightRow) -> list[str]:
         row.name,
         _milliseconds(row.ledger.step_seconds.value),
         _milliseconds(lines["floor"]),
-        _dequantization(row.ledger),
+        _dequantization(row.ledger, lines),
         *(_milliseconds(lines[name]) for name in ("weight products", "attention", IDLE[0])),
         _milliseconds(others),
         _milliseconds(lines["unexplained"]),
@@ -163,12 +165,12 @@ def _why(ledger: Ledger) -> str:
     return f"most of the rest: {max(terms)[1]}"
 
 
-def _dequantization(ledger: Ledger) -> str:
-    terms = {term.name: term.seconds.value for term in ledger.terms}
-    labelled = ledger.typical.trace.labelled
-    if "dequantisation" not in terms or labelled == "names":
-        return NOTHING
-    return "in the products" if labelled == "plan" else _milliseconds(terms["dequantisation"])
+def _dequantization(ledger: Ledger, lines: Mapping[str, float]) -> str:
+    if DEQUANTIZATION in lines:
+        return _milliseconds(lines[DEQUANTIZATION])
+    cell, labelled = ledger.typical.cell, ledger.typical.trace.labelled
+    fused = labelled == "plan" and weight_format(cell.workload.weights).is_quantized
+    return "in the products" if fused else NOTHING
 
 
 def _milliseconds(seconds: float) -> str:
