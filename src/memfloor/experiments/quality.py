@@ -98,8 +98,9 @@ def _tokenize(words: str, folder: Path) -> list[int]:
         from transformers import AutoTokenizer
 
         tokens: list[int] = AutoTokenizer.from_pretrained(folder, local_files_only=True)(words).input_ids
-    except (ImportError, OSError, ValueError) as error:
-        raise UsageError(f"transformers does not read the tokenizer of {folder}: {error}") from error
+    except (ImportError, OSError, ValueError, LookupError, TypeError) as error:
+        # What a library raises for a damaged file is of many kinds.
+        raise UsageError(f"transformers does not read the tokenizer of {folder}: {error!r}") from error
     return tokens
 
 

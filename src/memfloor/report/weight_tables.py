@@ -44,7 +44,7 @@ WHY_COLUMNS = (
     "head at 16 bits, in the floor",
     "why",
 )
-QUALITY_COLUMNS = ("path", "relative error", "same top-1", "KL, nats", "perplexity", "its source's", "why")
+QUALITY_COLUMNS = ("path", "relative error", "same top-1", "KL, nats", "perplexity", "of its source", "why")
 # Of a ledger, those that a reader of weight paths does not tell apart.
 OTHERS = ("norms and elementwise", "cache copies", "sampling")
 DEQUANTIZATION = "dequantisation"
