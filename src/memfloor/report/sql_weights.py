@@ -90,7 +90,8 @@ def _saved(saving: Saving | None, own: Saving | None) -> Row:
 def _ledger(row: WeightRow) -> Row:
     if row.ledger is None:
         return {}
-    lines = {line_column(name): estimate.value for name, estimate in row.ledger.lines.items()}
+    believed = {} if row.ledger.refused else row.ledger.lines
+    lines = {line_column(name): estimate.value for name, estimate in believed.items()}
     return lines | {"ledger_verdict": row.ledger.verdict}
 
 

@@ -13,11 +13,6 @@ from memfloor.units import MILLI, format_bytes, format_percent, format_seconds
 
 TRAFFIC_COLUMNS = (
     "path",
-    "runtime",
-    "weights",
-    "scales",
-    "head",
-    "KV",
     "all bytes",
     "promised",
     "measured",
@@ -25,10 +20,15 @@ TRAFFIC_COLUMNS = (
     "of its own 16 bits",
     "step",
     "of ceiling",
+    "weights",
+    "scales",
+    "head",
+    "KV",
+    "runtime",
     "verdict",
 )
 # What a terminal shows, by place among all columns; the characters that this takes, and what fits a narrow one.
-TERMINAL = (0, 6, 7, 8, 9, 10, 11, 12, 13)
+TERMINAL = (0, 1, 2, 3, 4, 5, 6, 7, 13)
 WIDE_TABLE = 160
 NARROW = (0, 2, 3, 4, 6)
 WHY_COLUMNS = (
@@ -64,23 +64,24 @@ def traffic_row(row: WeightRow) -> list[str]:
     parts = traffic.attention_weights + traffic.mlp_weights, traffic.scales, traffic.head, traffic.kv_read
     return [
         row.name,
-        runtime_label(row.cell),
-        *map(format_bytes, (*parts, traffic.total_bytes)),
+        format_bytes(traffic.total_bytes),
         f"{row.saving.promised:.3f}" if row.saving else NOTHING,
         str(row.compared.ratio) if row.compared and row.compared.ratio else NOTHING,
         _share(row.saving),
         _share(row.own_saving),
         format_seconds(summary.p50_seconds.value) if summary else NOTHING,
         percent_interval(summary.fractions["streamed"].ceiling) if summary else NOTHING,
+        *map(format_bytes, parts),
+        runtime_label(row.cell),
         _verdict(row),
     ]
 
 
 def why_row(row: WeightRow) -> list[str]:
-    """Return the ledger of a path in milliseconds, or why it has none."""
+    """Return the ledger of a path in milliseconds, or why it has none that can be believed."""
     head = row.wide_head_bytes / row.traffic.total_bytes
-    if row.ledger is None:
-        reason = row.untraced or row.lost or "no anatomy was taken"
+    if row.ledger is None or row.ledger.refused:
+        reason = row.ledger.verdict if row.ledger else row.untraced or row.lost or "no anatomy was taken"
         return [row.name, *[NOTHING] * (len(WHY_COLUMNS) - 2), reason]
     lines = {name: estimate.value for name, estimate in row.ledger.lines.items()}
     others = sum(lines.get(name, 0.0) for name in OTHERS)
@@ -159,8 +160,6 @@ def _verdict(row: WeightRow) -> str:
 
 
 def _why(ledger: Ledger) -> str:
-    if ledger.refused:
-        return ledger.verdict
     terms: Sequence[tuple[float, str]] = [(term.seconds.value, term.name) for term in ledger.terms]
     return f"most of the rest: {max(terms)[1]}"
 
