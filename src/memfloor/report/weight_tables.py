@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from memfloor.record import Quality
+from memfloor.report.alarms import alarms_of
 from memfloor.report.breakdown import IDLE
 from memfloor.report.ledger import Ledger
 from memfloor.report.qualities import quality_means
@@ -130,8 +131,7 @@ def ladder_lines(ladder: WeightLadder) -> list[str]:
     qualities = [row.quality for row in ladder.rows if row.quality]
     if qualities:
         said.append(_given(qualities[0]))
-    bounds = [item for row in ladder.rows for item in (row.compared.alarms if row.compared else [])]
-    return said + [f"Alarm, {item}." for item in dict.fromkeys(bounds)]
+    return said + [f"Alarm, {row.name}: {text}." for row in ladder.rows for text in alarms_of(row.runs)]
 
 
 def _given(quality: Quality) -> str:
