@@ -151,6 +151,26 @@ def _exp(interval: tuple[float, float] | None) -> tuple[float, float] | None:
     return None if interval is None else (math.exp(interval[0]), math.exp(interval[1]))
 
 
+@dataclass(frozen=True, slots=True)
+class BlockMean:
+    """Hold the mean over blocks of a value that each block gives, and its 95 % interval, as of a `Ratio`."""
+
+    value: float
+    ci95: tuple[float, float] | None
+    blocks: int
+
+
+def block_mean(values: Sequence[float]) -> BlockMean:
+    """Return the mean of what each block of a comparison gives, with a t interval.
+
+    Raises:
+        ValueError: There is no block.
+    """
+    if not values:
+        raise ValueError("a mean over blocks needs a block")
+    return BlockMean(value=fmean(values), ci95=_t_interval(np.asarray(values)), blocks=len(values))
+
+
 def verdict(speedup: Ratio, margin: float) -> str:
     """Return what a speed-up says: `equivalent` within the margin, `faster`, `slower`, or `unclear`.
 

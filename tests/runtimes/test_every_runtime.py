@@ -1,10 +1,18 @@
+import numpy as np
 import pytest
 import torch
 
 from memfloor.errors import UsageError
 from memfloor.runtimes import REGISTRY, check_options, find_runtime
+from memfloor.runtimes.hf import hf_config_fields
+from memfloor.runtimes.random_weights import fill_parameters
 
 each_runtime = pytest.mark.parametrize("runtime", REGISTRY)
+# A token passes two layers of 13 roundings each and 3 more; the error of a sum of 96 terms counts as 96 of them. A
+# token or a place that is wrong gives an error of the order of one.
+ROUNDINGS = 2 * 13 + 3
+FORCED_BOUND = {"bf16": ROUNDINGS * 2.0**-9, "fp32": ROUNDINGS * 96 * 2.0**-24}
+TOKENS = [3, 1, 4, 1, 5, 9, 2, 6]
 
 
 @pytest.fixture
@@ -83,6 +91,43 @@ def test_outputs_are_the_tokens_of_the_next_steps_and_the_same_each_time(usable,
     assert len(whole.tokens) == 5
     assert whole.tokens == first.tokens + second.tokens
     assert whole.logits_sha256 == second.logits_sha256 != first.logits_sha256
+
+
+@pytest.fixture
+def seeded(tmp_path):
+    """Return a function that saves a checkpoint of a spec whose activations keep their size over its layers."""
+
+    def save(spec):
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**hf_config_fields(spec)), dtype=torch.bfloat16)
+        fill_parameters(model, seed=1)
+        model.save_pretrained(tmp_path / "seeded")
+        return tmp_path / "seeded"
+
+    return save
+
+
+@each_runtime
+@pytest.mark.parametrize("weights", FORCED_BOUND)
+def test_forced_logits_are_those_of_one_causal_pass_in_float32(request_for, seeded, tiny, runtime, weights):
+    from transformers import AutoModelForCausalLM
+
+    folder = seeded(tiny("qwen2"))
+    asked = request_for(runtime, start_len=0, max_steps=len(TOKENS), weights=weights, weights_from=str(folder))
+    reason = find_runtime(runtime).unavailable_reason(asked.cell)
+    if reason is not None or runtime == "hf-compile":
+        pytest.skip(reason or "test_hf_compile.py does so once")
+    system = find_runtime(runtime)(asked)
+    system.prepare()
+    found = np.concatenate([system.forced_logits(TOKENS[:5]), system.forced_logits(TOKENS[5:])])
+    with torch.inference_mode():
+        whole = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(torch.tensor([TOKENS]))
+    expected = whole.logits[0].numpy()
+    assert found.shape == expected.shape
+    assert found.dtype == np.float32
+    errors = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    assert errors.max() < FORCED_BOUND[weights]
 
 
 @each_runtime

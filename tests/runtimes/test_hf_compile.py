@@ -72,6 +72,13 @@ def test_the_cache_starts_at_start_len_after_the_warm_up(traced, prepared):
     assert int(system.cache.get_seq_length()) == 8
 
 
+def test_forced_logits_from_an_empty_cache_are_those_of_the_eager_step(traced, prepared):
+    tokens = [3, 1, 4, 1, 5]
+    compiled, eager = (prepared(name, start_len=0).forced_logits(tokens) for name in ("hf-compile", "hf-eager"))
+    # Nothing but the order of float32 sums of at most 96 terms of order one.
+    torch.testing.assert_close(torch.tensor(compiled), torch.tensor(eager), rtol=1e-5, atol=96 * 2.0**-23)
+
+
 def test_a_prefill_is_taken_again_after_the_warm_up(traced, prepared):
     compiled = prepared("hf-compile", prefill=True, batch=2)
     assert decode(compiled) == decode(prepared("hf-eager", prefill=True, batch=2))

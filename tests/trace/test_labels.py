@@ -33,6 +33,30 @@ def test_operator_and_module_give_the_role(ops, scope, role):
     assert label.role == role
 
 
+@pytest.mark.parametrize(
+    ("ops", "scope", "role"),
+    [
+        (("aten::linear", "aten::_weight_int8pack_mm"), "model.layers.0.mlp.up_proj", "weights"),
+        (("aten::_weight_int4pack_mm_for_cpu",), "model.layers.0.mlp.up_proj", "weights"),
+        (("bitsandbytes::gemv_4bit",), "model.layers.0.mlp.up_proj", "weights"),
+        (("gptqmodel::gptq_marlin_gemm",), "model.layers.0.mlp.up_proj", "weights"),
+        (("bitsandbytes::dequantize_4bit", "aten::mul"), "model.layers.0.mlp.up_proj", "dequantization"),
+        # All of a product may lie in one operator; what it widens before it multiplies is no product.
+        (("aten::linear", "aten::mm"), "model.layers.0.mlp.up_proj", "weights"),
+        (("aten::linear", "aten::copy_"), "model.layers.0.mlp.up_proj", "dequantization"),
+        (("aten::mul",), "model.layers.0.mlp.up_proj", "dequantization"),
+        # The head is not quantised.
+        (("aten::mul",), "lm_head", "elementwise"),
+        (("aten::mm",), "lm_head", "weights"),
+        (("aten::mul",), "model.layers.0.mlp", "elementwise"),
+    ],
+)
+def test_what_serves_a_quantised_matrix_and_does_not_multiply_is_dequantisation(ops, scope, role):
+    workload = Workload.of(2048, weights="int8")
+    (label,) = label_by_modules([kernel()], [kernel(ops=ops, scope=scope)], SPEC, workload)
+    assert label.role == role
+
+
 def test_the_longest_of_the_kernels_that_share_a_matrix_has_its_bytes():
     scope = "model.layers.5.mlp.down_proj"
     ops = ("aten::linear", "aten::mm")

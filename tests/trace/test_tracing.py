@@ -13,7 +13,7 @@ from memfloor.experiments.tracing import TraceJob, do_trace, most_common
 from memfloor.floor import step_traffic
 from memfloor.record import Cell
 from memfloor.runtimes import REGISTRY, find_runtime
-from memfloor.spec import Workload, from_hf_config
+from memfloor.spec import Workload, from_hf_config, load_model
 from memfloor.trace.steps import Kernel, TracedStep
 
 CONFIG = {
@@ -108,6 +108,18 @@ def test_a_twin_runs_the_operators_of_the_real_thing(cell, runtime):
         system.step()
         paths.append(system.observed_path().operators)
     assert paths[0] == paths[1]
+
+
+def test_the_twin_of_quantised_weights_fills_whole_groups():
+    workload = Workload.of(512, weights="int4-g128")
+    asked = Cell(
+        spec=load_model("qwen2.5-0.5b"),
+        workload=workload,
+        runtime="engine",
+        options={"launch": "eager"},
+        device="cpu",
+    )
+    assert find_runtime("engine").unavailable_reason(twin_cell(asked)) == find_runtime("engine").unavailable_reason()
 
 
 def test_a_replay_has_no_twin(cell):

@@ -7,10 +7,15 @@ from cyclopts import App, Parameter
 from memfloor.cli.comparing import AGREED, Agreed, run_comparisons
 from memfloor.cli.measure import DEFAULTS, RunOptions, chosen_device, grid_options
 from memfloor.cli.parse import parse_counts, parse_runtime
+from memfloor.cli.weights import weights
 
 DEFAULT_RUNS = 10
 
-ab = App(name="ab", help="Compare two arms in interleaved blocks of fresh processes; see also: memfloor ab launch.")
+ab = App(
+    name="ab",
+    help="Compare arms in interleaved blocks of fresh processes; see also: memfloor ab launch, ab weights.",
+)
+ab.command(weights)
 
 
 @ab.default

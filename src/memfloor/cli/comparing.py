@@ -11,10 +11,10 @@ from memfloor.cli.measure import EXIT_NOTHING_MEASURED, EXIT_REFUSED, RunOptions
 from memfloor.cli.output import one_or_list, print_json, print_text, print_wide_table
 from memfloor.cli.progress import SessionProgress
 from memfloor.errors import UsageError
-from memfloor.record import DifferingField, Store
+from memfloor.record import DifferingField, Question, Store
 
 if TYPE_CHECKING:
-    from memfloor.experiments.comparing import Pair
+    from memfloor.experiments.comparing import Pair, Terms
     from memfloor.report.compared import Compared
 
 
@@ -49,20 +49,11 @@ def run_comparisons(
         options: How runs are taken.
         default_runs: Blocks unless the options give them.
     """
-    from memfloor.experiments.comparing import Terms, observe_arms, open_session, take_comparisons
+    from memfloor.experiments.comparing import observe_arms, open_session, take_comparisons
     from memfloor.report.compared import compare
 
-    _check(agreed)
+    terms = terms_of(question, agreed, options, default_runs, pairs[0].baseline.device)
     limit = time_limit(options)
-    terms = Terms(
-        question=question,
-        runs=run_count(options, default_runs),
-        protocol=protocol(options, pairs[0].baseline.device),
-        seed=options.seed,
-        margin=agreed.margin,
-        expect_null_below=agreed.expect_null_below,
-        may_differ=agreed.may_differ,
-    )
     store = Store(options.out)
     store.open_for_writing()
     session = open_session(pairs, terms, store)
@@ -72,6 +63,29 @@ def run_comparisons(
         session = take_comparisons(session, store, progress, limit)
     session = observe_arms(session, store, limit, lambda phase: print(f"memfloor: {phase}", file=sys.stderr))
     _show(compare(session.comparisons, session.observations, session.records), question, options)
+
+
+def terms_of(question: Question, agreed: Agreed, options: RunOptions, default_runs: int, device: str) -> "Terms":
+    """Return what is said of every comparison of a command before its first run.
+
+    Outputs of paths of weights may differ: other formats give other numbers, and their quality is taken by itself.
+
+    Raises:
+        UsageError: A margin, a threshold or a count is out of range.
+    """
+    from memfloor.experiments.comparing import Terms
+
+    _check(agreed)
+    outputs: tuple[DifferingField, ...] = ("outputs",) if question == "weights" else ()
+    return Terms(
+        question=question,
+        runs=run_count(options, default_runs),
+        protocol=protocol(options, device),
+        seed=options.seed,
+        margin=agreed.margin,
+        expect_null_below=agreed.expect_null_below,
+        may_differ=tuple(dict.fromkeys((*agreed.may_differ, *outputs))),
+    )
 
 
 def _show(compared: Sequence["Compared"], question: str, options: RunOptions) -> None:

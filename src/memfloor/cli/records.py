@@ -8,12 +8,24 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from memfloor.cli.output import print_json, print_table, print_wide_table
-from memfloor.record import Anatomy, ArmObservation, Cell, Comparison, Contents, Failure, Record, Run, Skip, Store
+from memfloor.record import (
+    Anatomy,
+    ArmObservation,
+    Cell,
+    Comparison,
+    Contents,
+    Failure,
+    Quality,
+    Record,
+    Run,
+    Skip,
+    Store,
+)
 from memfloor.report.tables import runtime_label, workload_text
 from memfloor.units import format_bandwidth, format_seconds
 
 Records = list[Run | Failure | Skip]
-Kind = Literal["run", "failure", "skip", "anatomy", "comparison", "arm_observation"]
+Kind = Literal["run", "failure", "skip", "anatomy", "comparison", "arm_observation", "quality"]
 RUNS_COLUMNS = ("taken at (UTC)", "kind", "model", "runtime", "context", "block", "p50", "ceiling", "device or reason")
 # Characters that all columns take, and what fits a narrow terminal, by place.
 WIDE_TABLE = 150
@@ -37,7 +49,7 @@ def runs(
         model: Only this model.
         runtime: Only this runtime.
         context: Only this context.
-        kind: Only run, failure, skip, anatomy, comparison or arm_observation.
+        kind: Only run, failure, skip, anatomy, comparison, arm_observation or quality.
         json: Print a JSON list of the whole records instead.
     """
     records = [
@@ -52,7 +64,7 @@ def runs(
 
 
 def query(folder: Path, sql: str, /, *, json: Annotated[bool, Parameter(negative=())] = False) -> None:
-    """Answer one SQL query over the tables runs, steps, anatomies and comparisons of a folder.
+    """Answer one SQL query over the tables runs, steps, anatomies, comparisons and weight_paths of a folder.
 
     Args:
         folder: Folder with records.
@@ -61,9 +73,10 @@ def query(folder: Path, sql: str, /, *, json: Annotated[bool, Parameter(negative
     """
     from memfloor.report.afterwards import compared_in
     from memfloor.report.sql import run_query
+    from memfloor.report.weight_ladder import ladders_in
 
     found = read_contents(folder)
-    names, rows = run_query(found.runs, sql, found.anatomies, compared_in(found))
+    names, rows = run_query(found.runs, sql, found.anatomies, compared_in(found), ladders_in(found))
     if json:
         print_json([dict(zip(names, map(_plain, row), strict=True)) for row in rows])
         return
@@ -122,6 +135,8 @@ def _facts(record: Record) -> list[str]:
         case ArmObservation():
             traced = f"{len(record.trace.step_seconds)} steps traced" if record.trace else f"{record.trace_problem}"
             return ["-", "-", "-", f"the {record.arm}: {traced}"]
+        case Quality():
+            return ["-", "-", "-", f"{record.path}: {record.problem or f'{record.tokens} tokens'}"]
 
 
 def _plain(value: Any) -> Any:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from memfloor.report.summary import CellSummary
 
 FIGURE_FORMATS = (".svg", ".png")
-COST_FIGURE = "9"
+WEIGHTS_FIGURE, COST_FIGURE = "8", "9"
 
 
 def report(folder: Path, /, *, out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("report.html")) -> None:
@@ -29,9 +29,11 @@ def report(folder: Path, /, *, out: Annotated[Path, Parameter(name=["--out", "-o
     """
     from memfloor.report.afterwards import compared_in
     from memfloor.report.page import render, write_page
+    from memfloor.report.weight_ladder import ladders_in
 
     found = Store(folder).contents()
-    write_page(render(found.runs, found.unreadable, folder, found.anatomies, compared_in(found)), out)
+    shown = compared_in(found), ladders_in(found)
+    write_page(render(found.runs, found.unreadable, folder, found.anatomies, *shown), out)
     print_text(f"report: {out.resolve()}")
 
 
@@ -59,33 +61,58 @@ def figure(
 
 
 def _draw(number: str, folder: Path) -> "Figure":
-    from memfloor.report.afterwards import compared_in
     from memfloor.report.anatomy_figures import ANATOMY_FIGURES
     from memfloor.report.comparison_figures import COMPARISON_FIGURES
     from memfloor.report.figures import FIGURES
     from memfloor.report.summary import summarise
 
     if number in ANATOMY_FIGURES:
-        anatomies = Store(folder).anatomies()
-        if not anatomies:
-            raise UsageError(
-                f"{folder} holds no anatomies to draw; take one with: memfloor anatomy MODEL --out {folder}"
-            )
-        return ANATOMY_FIGURES[number](anatomies)
+        return _draw_anatomies(number, folder)
     if number in COMPARISON_FIGURES:
-        compared = [item for item in compared_in(read_contents(folder)) if item.ratio]
-        if number == "5":
-            compared = [item for item in compared if not item.baseline.arm]
-        if not compared:
-            words = f"{folder} holds no comparison with runs of both arms"
-            raise UsageError(f"{words}; take one with: memfloor ab launch MODEL --out {folder}")
-        return COMPARISON_FIGURES[number](compared)
+        return _draw_comparisons(number, folder)
+    if number == WEIGHTS_FIGURE:
+        return _draw_weight_paths(folder)
     if number not in (*FIGURES, COST_FIGURE):
-        raise UsageError.unknown("figure", number, [*FIGURES, *ANATOMY_FIGURES, *COMPARISON_FIGURES, COST_FIGURE])
+        allowed = [*FIGURES, *ANATOMY_FIGURES, *COMPARISON_FIGURES, WEIGHTS_FIGURE, COST_FIGURE]
+        raise UsageError.unknown("figure", number, allowed)
     summaries, _ = summarise(read_store(folder))
     if not summaries:
         raise UsageError(f"{folder} holds no runs to draw")
     return _draw_costs(summaries, folder) if number == COST_FIGURE else FIGURES[number](summaries)
+
+
+def _draw_anatomies(number: str, folder: Path) -> "Figure":
+    from memfloor.report.anatomy_figures import ANATOMY_FIGURES
+
+    anatomies = Store(folder).anatomies()
+    if not anatomies:
+        raise UsageError(f"{folder} holds no anatomies to draw; take one with: memfloor anatomy MODEL --out {folder}")
+    return ANATOMY_FIGURES[number](anatomies)
+
+
+def _draw_comparisons(number: str, folder: Path) -> "Figure":
+    from memfloor.report.afterwards import compared_in
+    from memfloor.report.comparison_figures import COMPARISON_FIGURES
+
+    compared = [item for item in compared_in(read_contents(folder)) if item.ratio]
+    if number != "forest":
+        # Paths of weights have a figure of their own, and an arm against itself has no speed-up.
+        compared = [item for item in compared if not item.of_weights and not (number == "5" and item.baseline.arm)]
+    if not compared:
+        words = f"{folder} holds no comparison with runs of both arms"
+        raise UsageError(f"{words}; take one with: memfloor ab launch MODEL --out {folder}")
+    return COMPARISON_FIGURES[number](compared)
+
+
+def _draw_weight_paths(folder: Path) -> "Figure":
+    from memfloor.report.weight_figure import weight_paths
+    from memfloor.report.weight_ladder import ladders_in
+
+    ladders = ladders_in(read_contents(folder))
+    if not ladders:
+        words = f"{folder} holds no paths of weights to draw"
+        raise UsageError(f"{words}; take some with: memfloor ab weights MODEL --out {folder}")
+    return weight_paths(ladders)
 
 
 def _draw_costs(summaries: Sequence["CellSummary"], folder: Path) -> "Figure":

@@ -1,5 +1,10 @@
 """Take decode steps with a model, eagerly or by replaying a captured plan."""
 
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
 from memfloor.engine.plan import LAUNCHES, RING_LEN, StepModel
 from memfloor.errors import UsageError
 
@@ -45,12 +50,11 @@ class Decoder:
         Raises:
             UsageError: The decode was not started, or the cache has no slot left.
         """
-        if self._position is None:
-            raise UsageError("start the decode before its first step")
-        if self._position + self.steps_per_issue > self.model.max_len:
-            raise UsageError(f"the cache holds {self.model.max_len} tokens; step {self._position + 1} has no slot left")
+        position = self._started()
+        if position + self.steps_per_issue > self.model.max_len:
+            raise UsageError(f"the cache holds {self.model.max_len} tokens; step {position + 1} has no slot left")
         self._issue()
-        self._position += self.steps_per_issue
+        self._position = position + self.steps_per_issue
 
     def decode(self, steps: int) -> list[int]:
         """Take the next steps and return the tokens that they produced; waits for the device.
@@ -67,6 +71,21 @@ class Decoder:
         assert first is not None
         return self.tokens(first, steps)
 
+    def forced_logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Take a step with each given token and return the logits that follow each, [T, V]; waits for the device.
+
+        Raises:
+            UsageError: Not started, no slot is left in the cache, or an issue takes several steps.
+        """
+        if self.steps_per_issue > 1:
+            raise UsageError(f"tokens can be given to one step per issue, not to {self.steps_per_issue}")
+        rows = []
+        for token in tokens:
+            self.start(token, self._started())
+            self.step()
+            rows.append(np.frombuffer(self.model.logits_bytes(), np.float32))
+        return np.stack(rows)
+
     def tokens(self, first: int, count: int) -> list[int]:
         """Return the tokens that the steps at slots [first, first + count) produced; waits for the device.
 
@@ -77,6 +96,11 @@ class Decoder:
             raise UsageError(f"the device keeps {RING_LEN} tokens, not {count}")
         ring = self.model.ring()
         return [ring[slot % RING_LEN] for slot in range(first, first + count)]
+
+    def _started(self) -> int:
+        if self._position is None:
+            raise UsageError("start the decode before its first step")
+        return self._position
 
     def _issue(self) -> None:
         if self._captured is not None:

@@ -14,10 +14,13 @@ from memfloor.experiments.job import Job, Measured
 from memfloor.experiments.tracing import TraceJob
 from memfloor.record import Anatomy, Cell, Failure, Protocol, StepTrace, Store
 from memfloor.runtimes import find_runtime
+from memfloor.spec import weight_format
 
 # Shapes whose kernels take no time to speak of; every kernel of the engine takes them too.
 TWIN_SHAPE = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 512, "head_dim": 16}
 TWIN_CONTEXT = 16
+# With an even number of heads a whole number of groups of 128 weights, which quantised formats come in.
+TWIN_QUANTIZED_HEAD_DIM = 64
 # On a CPU only those count that met the same bandwidth as timed steps.
 TRACED_STEPS = {"cpu": 15, "cuda": 5}
 
@@ -33,6 +36,7 @@ class AnatomyPlan:
         traced_steps: Steps of each trace.
         time_limit_seconds: Time after which a process is ended.
         seed: Of weights and cache.
+        session_id: Of the session that they belong to; each is one of its own unless given.
     """
 
     cell: Cell
@@ -41,13 +45,16 @@ class AnatomyPlan:
     traced_steps: int
     time_limit_seconds: float = 900.0
     seed: int = 0
+    session_id: str | None = None
 
 
 def twin_cell(cell: Cell) -> Cell | None:
     """Return the cell of the same operators on tensors too small to matter; None where nothing launches them singly."""
     if not find_runtime(cell.runtime).launches_one_by_one(cell):
         return None
-    spec = cell.spec.model_copy(update={**TWIN_SHAPE, "name": f"{cell.spec.name}-twin"})
+    quantized = weight_format(cell.workload.weights).is_quantized
+    shape = TWIN_SHAPE | ({"head_dim": TWIN_QUANTIZED_HEAD_DIM} if quantized else {})
+    spec = cell.spec.model_copy(update={**shape, "name": f"{cell.spec.name}-twin"})
     workload = cell.workload.model_copy(update={"context_len": TWIN_CONTEXT})
     return cell.model_copy(update={"spec": spec, "workload": workload, "weights_from": None, "prefill": False})
 
@@ -101,7 +108,7 @@ def _refuse_many_steps(cell: Cell) -> None:
 def _take_one(plan: AnatomyPlan, block: int, store: Store, on_phase: Callable[[str], None]) -> Anatomy | Failure:
     identity: dict[str, Any] = {
         "record_id": uuid.uuid4().hex,
-        "session_id": uuid.uuid4().hex,
+        "session_id": plan.session_id or uuid.uuid4().hex,
         "taken_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "block": block,
         "seed": plan.seed + block,

@@ -6,12 +6,14 @@ from typing import Any, Literal
 
 from memfloor.errors import UsageError
 from memfloor.experiments.job import Job
+from memfloor.experiments.quality_job import QualityJob
 from memfloor.experiments.tracing import TraceJob
 from memfloor.measure.process import ChildOutcome, run_child
 from memfloor.record import DeviceInfo
 
 TIMED_CHILD = "memfloor.experiments.child"
 TRACED_CHILD = "memfloor.experiments.traced_child"
+QUALITY_CHILD = "memfloor.experiments.quality_child"
 
 Cause = Literal["out_of_memory", "died", "timed_out", "error"]
 
@@ -60,7 +62,7 @@ class Answer:
 
 def ask(
     module: str,
-    job: Job | TraceJob,
+    job: Job | TraceJob | QualityJob,
     time_limit_seconds: float,
     on_phase: Callable[[str], None] = lambda phase: None,
 ) -> Answer:
@@ -83,7 +85,9 @@ def ask(
     return Answer(heard, _problem(job, heard, outcome, time_limit_seconds), _cause(heard, outcome))
 
 
-def _problem(job: Job | TraceJob, heard: Mapping[str, Any], outcome: ChildOutcome, time_limit_seconds: float) -> str:
+def _problem(
+    job: Job | TraceJob | QualityJob, heard: Mapping[str, Any], outcome: ChildOutcome, time_limit_seconds: float
+) -> str:
     if "unavailable" in heard:
         return str(heard["unavailable"]["reason"])
     if "out_of_memory" in heard:

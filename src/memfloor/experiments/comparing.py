@@ -2,11 +2,12 @@
 
 import tempfile
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from memfloor.errors import UsageError
 from memfloor.experiments.anatomy import TRACED_STEPS
@@ -23,6 +24,7 @@ from memfloor.record import (
     DifferingField,
     Outputs,
     Protocol,
+    Question,
     StepTrace,
     Store,
 )
@@ -46,17 +48,18 @@ DEFAULT_LAUNCH_ARMS = {"cpu": ("engine", "hf-compile"), "cuda": ("engine", "hf-s
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Hold the two cells of one comparison."""
+    """Hold the two cells of one comparison, and what the candidate is called if it has a name of its own."""
 
     baseline: Cell
     candidate: Cell
+    path: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
     """Hold what is said of every comparison of a command before its first run; see `Comparison`."""
 
-    question: Literal["ab", "aa"]
+    question: Question
     runs: int
     protocol: Protocol
     seed: int
@@ -109,15 +112,25 @@ def pairs_of(
 
 def twice(cells: Sequence[Cell]) -> list[Pair]:
     """Return each cell as two arms that differ in nothing but their label."""
-    return [Pair(*(cell.model_copy(update={"arm": arm}) for arm in ("baseline", "candidate"))) for cell in cells]
+    return [
+        Pair(cell.model_copy(update={"arm": "baseline"}), cell.model_copy(update={"arm": "candidate"}))
+        for cell in cells
+    ]
 
 
-def open_session(pairs: Sequence[Pair], terms: Terms, store: Store) -> Session:
-    """Write down every comparison of a session before its first run, or take up one that said the same."""
+def open_session(pairs: Sequence[Pair], terms: Terms, store: Store, observed: bool = True) -> Session:
+    """Write down every comparison of a session before its first run, or take up one that said the same.
+
+    Args:
+        pairs: The arms.
+        terms: What is said.
+        store: Where records go.
+        observed: Whether something is to be taken of the arms after their last block.
+    """
     session_id = uuid.uuid4().hex
     comparisons = [
         Comparison(
-            **_identity(session_id),
+            **identity(session_id),
             question=terms.question,
             baseline=pair.baseline,
             candidate=pair.candidate,
@@ -127,10 +140,11 @@ def open_session(pairs: Sequence[Pair], terms: Terms, store: Store) -> Session:
             margin=terms.margin,
             expect_null_below=terms.expect_null_below,
             may_differ=terms.may_differ,
+            path=pair.path,
         )
         for pair in pairs
     ]
-    interrupted = interrupted_session(comparisons, store)
+    interrupted = interrupted_session(comparisons, store, observed)
     if interrupted:
         return interrupted
     for comparison in comparisons:
@@ -141,19 +155,24 @@ def open_session(pairs: Sequence[Pair], terms: Terms, store: Store) -> Session:
 def take_comparisons(session: Session, store: Store, listener: Listener, time_limit_seconds: float) -> Session:
     """Take the missing runs of a session in randomised blocks, the arms of each comparison side by side.
 
+    Comparisons that share a baseline share its runs too. An arm that cannot run takes its partner along, but no
+    baseline that others need.
+
     Returns:
         The session with its records.
     """
-    first = session.comparisons[0]
-    keys = [(item.baseline.key, item.candidate.key) for item in session.comparisons]
-    number = {key: place for place, pair in enumerate(keys) for key in pair}
+    first, comparisons = session.comparisons[0], session.comparisons
+    cells = {cell.key: cell for item in comparisons for cell in (item.baseline, item.candidate)}
+    together = {cell.key: item.baseline.key for item in comparisons for cell in (item.baseline, item.candidate)}
+    shared = Counter(item.baseline.key for item in comparisons)
+    keys = [(item.baseline.key, item.candidate.key) for item in comparisons if shared[item.baseline.key] == 1]
     plan = Plan(
-        cells=[cell for item in session.comparisons for cell in (item.baseline, item.candidate)],
+        cells=list(cells.values()),
         runs=first.planned_runs,
         protocol=first.protocol,
         time_limit_seconds=time_limit_seconds,
         seed=first.seed,
-        compared=lambda cell: number[cell.key],
+        compared=lambda cell: together[cell.key],
         partners={ours: theirs for pair in keys for ours, theirs in (pair, pair[::-1])},
     )
     taken = take_blocks(plan, store, listener, done=session.done, session_id=session.session_id)
@@ -208,7 +227,7 @@ def _observe(comparison: Comparison, arm: Arm, cell: Cell, time_limit_seconds: f
     trace = _result(answer, "traced")
     outputs = _result(answer, "outputs")
     return ArmObservation(
-        **_identity(comparison.session_id),
+        **identity(comparison.session_id),
         arm=arm,
         cell=cell,
         seed=comparison.seed,
@@ -229,6 +248,7 @@ def _result(answer: Answer, event: str) -> Any:
     return answer.need(event) if event in answer.events else None
 
 
-def _identity(session_id: str) -> dict[str, str]:
+def identity(session_id: str) -> dict[str, str]:
+    """Return what makes a record of a session one of its own."""
     taken_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     return {"record_id": uuid.uuid4().hex, "session_id": session_id, "taken_at": taken_at}

@@ -41,6 +41,14 @@ class Session:
         return blocks
 
     @property
+    def lacks_runs(self) -> bool:
+        """Tell whether a cell has no record yet, or fewer runs than were planned and one at least."""
+        runs, recorded = self.done, {record.cell.key for record in self.records}
+        planned = self.comparisons[0].planned_runs
+        cells = {cell.key for item in self.comparisons for cell in (item.baseline, item.candidate)}
+        return any(key not in recorded or 0 < len(runs.get(key, ())) < planned for key in cells)
+
+    @property
     def unobserved(self) -> list[Comparison]:
         """Return the comparisons that have runs of both arms and lack an observation of one."""
         ran, seen = self.done.keys(), {item.cell.key for item in self.observations}
@@ -48,15 +56,16 @@ class Session:
         return [item for item, keys in arms if keys <= ran and not keys <= seen]
 
 
-def interrupted_session(wanted: Sequence[Comparison], store: Store) -> Session | None:
+def interrupted_session(wanted: Sequence[Comparison], store: Store, observed: bool = True) -> Session | None:
     """Return the last session in a store that said the same and did not come to its end; None if there is none.
 
-    Arms are observed after the last block. A session that was taken in another place is left alone: where device,
-    packages or commit differ, its runs and those that are lacking could not be compared.
+    Arms are observed, or taken apart, after the last block. A session that was taken in another place is left alone:
+    where device, packages or commit differ, its runs and those that are lacking could not be compared.
 
     Args:
         wanted: What is to be compared, whatever its identity.
         store: Where records lie; its folder exists.
+        observed: Whether a session at its end has something that was taken of its arms after the last block.
     """
     contents = store.contents()
     sessions: dict[str, list[Comparison]] = defaultdict(list)
@@ -65,9 +74,16 @@ def interrupted_session(wanted: Sequence[Comparison], store: Store) -> Session |
     for session_id, comparisons in reversed(sessions.items()):
         if _texts(comparisons).keys() == _texts(wanted).keys():
             session = _read(session_id, _texts(comparisons), wanted, contents)
-            unfinished = bool(session.unobserved) or not session.observations
-            return session if unfinished and _same_place(session) else None
+            ended = _was_observed(session, contents) if observed else not session.lacks_runs
+            return session if not ended and _same_place(session) else None
     return None
+
+
+def _was_observed(session: Session, contents: Contents) -> bool:
+    apart = [*contents.anatomies, *contents.qualities, *session.observations]
+    if session.comparisons[0].question == "weights":
+        return any(record.session_id == session.session_id for record in apart)
+    return bool(session.observations) and not session.unobserved
 
 
 def _texts(comparisons: Sequence[Comparison]) -> dict[str, Comparison]:

@@ -2,7 +2,8 @@
 
 from memfloor.record.anatomy import Anatomy, Role, StepTrace, TracedKernel
 from memfloor.record.ceiling import CPU_CEILING_PASSES, STEADY_SPREAD, CeilingReading, paired_ceiling
-from memfloor.record.comparison import Arm, ArmObservation, Comparison, DifferingField, Outputs
+from memfloor.record.comparison import Arm, ArmObservation, Comparison, DifferingField, Outputs, Question
+from memfloor.record.quality import LogitErrors, Quality
 from memfloor.record.schema import (
     SCHEMA_VERSION,
     Cell,
@@ -34,10 +35,13 @@ __all__ = [
     "DifferingField",
     "Environment",
     "Failure",
+    "LogitErrors",
     "ObservedPath",
     "Outputs",
     "Part",
     "Protocol",
+    "Quality",
+    "Question",
     "Record",
     "Role",
     "Run",

@@ -8,7 +8,8 @@ from memfloor.record.ceiling import CeilingReading
 from memfloor.record.frozen import Frozen
 from memfloor.record.schema import Step, Timed
 
-Role = Literal["weights", "attention", "cache", "elementwise", "sampling"]
+# What a product of quantised weights does beside multiplying, as scaling or widening them, is `dequantization`.
+Role = Literal["weights", "dequantization", "attention", "cache", "elementwise", "sampling"]
 
 
 class TracedKernel(Frozen):

@@ -13,13 +13,15 @@ Arm = Literal["baseline", "candidate"]
 DifferingField = Literal[
     "device", "driver", "cpu", "kernel", "python", "packages", "commit", "threads", "huge-pages", "outputs"
 ]
+Question = Literal["ab", "aa", "weights"]
 
 
 class Comparison(Stored):
     """Fix a comparison of two cells before its first run; its runs carry the same session.
 
     Attributes:
-        question: `ab` compares two cells, `aa` one cell with itself.
+        question: `ab` compares two cells, `aa` one cell with itself, `weights` a path of weights with the baseline that
+            all paths of its session share.
         baseline: The arm whose time is the numerator of the ratio.
         candidate: The other arm.
         planned_runs: Runs of each arm, one in each block.
@@ -28,10 +30,11 @@ class Comparison(Stored):
         margin: Share by which the arms may differ and be called equivalent.
         expect_null_below: Speed-up that is claimed not to be reached; None if nothing is claimed.
         may_differ: What may differ between the runs without the verdict being refused.
+        path: What the candidate was called, where it was asked for by a name of its own.
     """
 
     kind: Literal["comparison"] = "comparison"
-    question: Literal["ab", "aa"]
+    question: Question
     baseline: Cell
     candidate: Cell
     planned_runs: int = Field(ge=1)
@@ -40,6 +43,7 @@ class Comparison(Stored):
     margin: float = Field(gt=0, lt=1)
     expect_null_below: float | None = Field(default=None, gt=1)
     may_differ: tuple[DifferingField, ...] = ()
+    path: str | None = None
 
 
 class Outputs(Frozen):

@@ -14,9 +14,10 @@ from pydantic import Field, TypeAdapter, ValidationError
 from memfloor.errors import UsageError, first_problem
 from memfloor.record.anatomy import Anatomy
 from memfloor.record.comparison import ArmObservation, Comparison
+from memfloor.record.quality import Quality
 from memfloor.record.schema import SCHEMA_VERSION, Failure, Run, Skip
 
-Record = Run | Failure | Skip | Anatomy | Comparison | ArmObservation
+Record = Run | Failure | Skip | Anatomy | Comparison | ArmObservation | Quality
 TRACE_SUFFIX = ".trace.json.gz"
 _ADAPTER: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
@@ -56,6 +57,15 @@ class Contents:
         """Return what was seen of the arms of comparisons."""
         return [record for record in self.every if isinstance(record, ArmObservation)]
 
+    def of_session(self, session_id: str) -> "Contents":
+        """Return the records of one session."""
+        return Contents([record for record in self.every if record.session_id == session_id], self.unreadable)
+
+    @property
+    def qualities(self) -> list[Quality]:
+        """Return the qualities of paths of weights."""
+        return [record for record in self.every if isinstance(record, Quality)]
+
 
 class Store:
     """Keep records in a folder; many processes may write to it at once."""
@@ -90,7 +100,7 @@ class Store:
         try:
             with draft.open("w", encoding="utf-8") as file:
                 # A trace has a thousand kernels: a number per line would be most of the file.
-                indent = None if isinstance(record, Anatomy | ArmObservation) else 1
+                indent = None if isinstance(record, Anatomy | ArmObservation | Quality) else 1
                 file.write(record.model_dump_json(indent=indent) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
@@ -198,6 +208,8 @@ def _name_parts(record: Record) -> tuple[str, str]:
             return record.candidate.key, "comparison"
         case ArmObservation():
             return record.cell.key, record.arm
+        case Quality():
+            return record.cell.key, record.kind
         case _:
             return record.cell.key, f"{record.kind}{record.block:03d}"
 

@@ -11,6 +11,7 @@ from statistics import median
 from memfloor.floor import step_traffic
 from memfloor.record import Anatomy, Role
 from memfloor.report.kernel_times import gap_seconds, queued_seconds, role_seconds
+from memfloor.spec import weight_format
 
 # Each term: the role of its kernels, its name, and what would remove it.
 EXCESS: tuple[tuple[Role, str, str], ...] = (
@@ -18,6 +19,11 @@ EXCESS: tuple[tuple[Role, str, str], ...] = (
         "weights",
         "weight products",
         "products that read their weights at the ceiling: the engine; fewer bytes: --weights",
+    ),
+    (
+        "dequantization",
+        "dequantisation",
+        "kernels that widen and scale weights as they multiply: awq-marlin, gptq-exllamav2, the engine",
     ),
     ("attention", "attention", "split attention that reads keys and values once: the engine; sdpa=flash"),
     ("cache", "cache copies", "a cache that is written in place and read by its heads: the engine"),
@@ -33,13 +39,25 @@ def entries_of(anatomy: Anatomy) -> dict[str, float]:
     floor = anatomy.fraction_of_ceiling(step_bytes) * anatomy.p50_seconds
     busy = role_seconds(anatomy.trace)
     nothing = role_seconds(anatomy.twin_trace) if _is_twin_of_cpu(anatomy) and anatomy.twin_trace else {}
-    work = {role: busy.get(role, 0.0) - nothing.get(role, 0.0) for role, _, _ in EXCESS}
+    terms = excess_of(anatomy)
+    work = {role: busy.get(role, 0.0) - nothing.get(role, 0.0) for role, _, _ in terms}
     idle = idle_seconds(anatomy, sum(busy.values()))
     read = _role_bytes(anatomy, step_bytes)
     entries = {"floor": floor}
-    entries |= {name: work[role] - read[role] / step_bytes * floor for role, name, _ in EXCESS}
+    entries |= {name: work[role] - read[role] / step_bytes * floor for role, name, _ in terms}
     entries[IDLE[0]] = idle
     return entries | {"unexplained": anatomy.p50_seconds - sum(entries.values())}
+
+
+def excess_of(anatomy: Anatomy) -> tuple[tuple[Role, str, str], ...]:
+    """Return the terms that an anatomy can tell apart.
+
+    Dequantisation is one of quantised weights alone, where modules tell the kernels of a matrix that do not multiply.
+    """
+    workload = anatomy.cell.workload
+    formats = [weight_format(name) for name in (workload.weights, workload.head)]
+    quantized = anatomy.trace.labelled == "modules" and any(item.is_quantized for item in formats)
+    return tuple(term for term in EXCESS if quantized or term[0] != "dequantization")
 
 
 def idle_seconds(anatomy: Anatomy, busy_seconds: float) -> float:
@@ -76,6 +94,7 @@ def _role_bytes(anatomy: Anatomy, step_bytes: int) -> dict[Role, int]:
     fused = anatomy.trace.labelled == "plan"
     return {
         "weights": weights + small * fused,
+        "dequantization": 0,
         "attention": traffic.kv_read,
         "cache": 0,
         "elementwise": small * (not fused),

@@ -13,9 +13,12 @@ BLUE, GREEN, PINK, ORANGE, SKY, RED, YELLOW = (
     "#D55E00",
     "#F0E442",
 )
+# Of another palette for eyes that tell few colours apart, Paul Tol's.
+OLIVE = "#999933"
 GREY, DARK_GREY = "#8A8F98", "#6E7781"
 ROLE_COLOURS: dict[Role, str] = {
     "weights": BLUE,
+    "dequantization": OLIVE,
     "attention": GREEN,
     "cache": PINK,
     "elementwise": ORANGE,

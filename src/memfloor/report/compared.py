@@ -8,7 +8,7 @@ from memfloor.record import ArmObservation, Cell, Comparison, Failure, Run, Skip
 from memfloor.report.alarms import alarms_of
 from memfloor.report.bandwidths import EqualBandwidth, at_equal_bandwidth
 from memfloor.report.invariance import Invariance, compare_traces
-from memfloor.report.outputs import compare_outputs
+from memfloor.report.outputs import OutputsFound, compare_outputs
 from memfloor.report.verdicts import DEFAULT_MARGIN, REFUSED, judge, null_of, verdict_of
 from memfloor.stats import Ratio, bootstrap_interval, paired_ratio
 
@@ -64,6 +64,11 @@ class Compared:
     def refused(self) -> bool:
         """Tell whether the verdict is refused."""
         return self.verdict.startswith(REFUSED)
+
+    @property
+    def of_weights(self) -> bool:
+        """Tell whether the candidate is one of several paths of weights."""
+        return self.comparison is not None and self.comparison.question == "weights"
 
     @property
     def margin(self) -> float:
@@ -199,13 +204,17 @@ def derive(comparison: Comparison | None, ours: Arm, theirs: Arm, missing: str) 
         verdict=said,
         null=null_of(comparison, ratio, equal, said),
         invariance=invariance,
-        confounders=(
-            *_by_construction(ours.cell, theirs.cell),
-            *_seen(invariance, ours, theirs),
-            *outputs.confounders,
-        ),
+        confounders=_confounders(comparison, ours, theirs, invariance, outputs),
         outputs=outputs.text,
     )
+
+
+def _confounders(
+    comparison: Comparison | None, ours: Arm, theirs: Arm, invariance: Invariance | None, outputs: OutputsFound
+) -> tuple[str, ...]:
+    if comparison is not None and comparison.question == "weights":
+        return ("by construction: a path of weights is one of kernels; its anatomy says where its time goes",)
+    return *_by_construction(ours.cell, theirs.cell), *_seen(invariance, ours, theirs), *outputs.confounders
 
 
 def _by_construction(baseline: Cell, candidate: Cell) -> list[str]:

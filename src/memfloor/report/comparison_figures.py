@@ -62,7 +62,7 @@ def forest(compared: Sequence[Compared]) -> Figure:
             )
         axes.set_yticks(range(len(drawn)), [f"{arms_text(item)}, {workload_text(item.baseline)}" for item, _ in drawn])
         axes.invert_yaxis()
-        _log_ratio_axis(axes, "x")
+        log_ratio_axis(axes, "x")
         axes.set_xlabel("baseline time over candidate time; grey: the margin; dotted: the null's threshold")
     return figure
 
@@ -89,7 +89,7 @@ def speedups(compared: Sequence[Compared]) -> Figure:
         )
         axes.set_xscale("log", base=2)
         axes.set_xticks(contexts, list(map(str, contexts)))
-        _log_ratio_axis(axes, "y")
+        log_ratio_axis(axes, "y")
         axes.set_xlabel("context, tokens")
         axes.set_ylabel("baseline time over candidate time")
         figure.legend(loc="outside lower center", fontsize=8)
@@ -204,7 +204,8 @@ def _draw_samples(axes: Axes, item: Compared, ratio: Ratio) -> None:
     )
 
 
-def _log_ratio_axis(axes: Axes, which: str) -> None:
+def log_ratio_axis(axes: Axes, which: str) -> None:
+    """Make an axis of ratios logarithmic, with ticks at round ratios."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     axes.set(**{f"{which}scale": "log"})
     low, high = axis.get_view_interval()

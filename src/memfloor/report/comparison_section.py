@@ -31,6 +31,8 @@ def comparison_section(compared: Sequence[Compared]) -> str:
     if not compared:
         return ""
     drawn = [item for item in compared if item.ratio]
+    # Paths of weights have a figure of their own.
+    in_figures = [item for item in drawn if not item.of_weights]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string((files("memfloor") / "report" / "comparisons.html").read_text())
     return template.render(
@@ -38,7 +40,7 @@ def comparison_section(compared: Sequence[Compared]) -> str:
         rows=[comparison_row(item) for item in compared],
         details=[(f"{arms_text(item)}, {workload_text(item.baseline)}", _details(item)) for item in compared],
         forest=forest_chart(drawn) if drawn else None,
-        figures=_figures(drawn) if drawn else [],
+        figures=_figures(in_figures) if in_figures else [],
     )
 
 

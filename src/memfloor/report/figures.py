@@ -16,6 +16,8 @@ from memfloor.report.tables import runtime_label
 
 # Text that crosses the line of the floor stays readable.
 CLEAR = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+# Of the axis of fractions; what lies beyond comes from a cache.
+END = 1.25
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 10,
@@ -96,7 +98,7 @@ def _draw_fractions(axes: Axes, summaries: Sequence[CellSummary], reference: Seq
         if shown.ci95:
             axes.plot(shown.ci95, [row, row], color="black", linewidth=1.2)
         axes.text(
-            max(shown.value, shown.ci95[1] if shown.ci95 else 0.0) + 0.02,
+            min(max(shown.value, shown.ci95[1] if shown.ci95 else 0.0), END) + 0.02,
             row,
             f"{100 * shown.value:.0f} % of {'peak' if fraction.peak else 'ceiling'}",
             va="center",
@@ -109,7 +111,7 @@ def _draw_fractions(axes: Axes, summaries: Sequence[CellSummary], reference: Seq
             cell.fraction + 0.02, row, f"{100 * cell.fraction:.0f} % of peak", va="center", fontsize=9, bbox=CLEAR
         )
     axes.axvline(1.0, color=THRESHOLD_COLOUR, linewidth=1.2)
-    axes.set_xlim(0, 1.25)
+    axes.set_xlim(0, END)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0])
     axes.set_xlabel("achieved fraction of the floor")
 

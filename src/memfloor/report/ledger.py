@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from memfloor.record import Anatomy
 from memfloor.report.alarms import alarms_of
-from memfloor.report.breakdown import EXCESS, IDLE, entries_of, twin_seconds
+from memfloor.report.breakdown import IDLE, entries_of, excess_of, twin_seconds
 from memfloor.report.matching import Match, match_steps
 from memfloor.report.tables import seconds_interval
 from memfloor.stats import Estimate, estimate
@@ -132,7 +132,8 @@ def make_ledger(anatomies: Sequence[Anatomy]) -> Ledger:
     lines = {name: _line(matched, shown, lambda a, name=name: entries[id(a)][name]) for name in entries[id(shown[0])]}  # type: ignore[misc]
     step = _line(matched, shown, lambda anatomy: anatomy.p50_seconds)
     gap = step.value - lines["floor"].value
-    remedies = {name: remedy for _, name, remedy in EXCESS} | {IDLE[0]: IDLE[1]}
+    terms = excess_of(anatomies[0])
+    remedies = {name: remedy for _, name, remedy in terms} | {IDLE[0]: IDLE[1]}
     twins = [anatomy for anatomy in matched if anatomy.twin]
     return Ledger(
         anatomies=tuple(anatomies),

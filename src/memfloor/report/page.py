@@ -18,10 +18,12 @@ from memfloor.report.cost import catalogue_costs
 from memfloor.report.cost_section import cost_section
 from memfloor.report.figures import FIGURES, figure_svg
 from memfloor.report.interactive import scripts
-from memfloor.report.repeat import anatomy_commands, comparison_commands, study_commands
+from memfloor.report.repeat import anatomy_commands, comparison_commands, ladder_commands, study_commands
 from memfloor.report.sentences import cautions, headline
 from memfloor.report.summary import CellSummary, InvalidCell, summarise
 from memfloor.report.tables import CELL_COLUMNS, cell_row, invalid_row
+from memfloor.report.weight_ladder import WeightLadder
+from memfloor.report.weight_section import weight_section
 
 CAPTIONS = {
     "1": "Figure 1. Achieved fraction of the floor (streamed bytes), left, and step time, right. Grey: the study's "
@@ -36,6 +38,7 @@ def render(
     folder: Path,
     anatomies: Sequence[Anatomy] = (),
     compared: Sequence[Compared] = (),
+    ladders: Sequence[WeightLadder] = (),
 ) -> str:
     """Return the page for the records of one folder.
 
@@ -45,6 +48,7 @@ def render(
         folder: Where all this was read.
         anatomies: Anatomies.
         compared: Comparisons.
+        ladders: Paths of weights.
 
     Raises:
         UsageError: There is nothing to report.
@@ -65,6 +69,7 @@ def render(
         tables=_tables(summaries, invalid),
         figures=_figures(summaries),
         sections=[
+            weight_section(ladders),
             comparison_section(compared),
             anatomy_section(anatomies, folder),
             cost_section(catalogue_costs(summaries)),
@@ -74,7 +79,8 @@ def render(
         commands=[
             *study_commands(summaries, comparisons),
             *comparison_commands(comparisons),
-            *anatomy_commands(anatomies),
+            *ladder_commands(ladders),
+            *anatomy_commands(anatomies, comparisons),
         ],
         scripts=scripts() if anatomies or any(item.ratio for item in compared) else [],
     )

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from memfloor.record import Anatomy, Cell, Comparison, Protocol, Timed
 from memfloor.report.summary import CellSummary
 from memfloor.report.tables import runtime_label
+from memfloor.report.weight_ladder import WeightLadder
 from memfloor.spec import model_names, unquantized
 
 STUDY = Protocol()
+BASELINE = "hf-eager"
 DEFAULTS = {
     "batch": 1,
     "weights": "bf16",
@@ -41,25 +43,57 @@ def study_commands(summaries: Sequence[CellSummary], comparisons: Sequence[Compa
 
 
 def comparison_commands(comparisons: Sequence[Comparison]) -> list[str]:
-    """Return the commands that take the same comparisons again, with what was said before their first runs."""
+    """Return the commands that take the same comparisons again, with what was said before their first runs.
+
+    Those of paths of weights are left to `ladder_commands`.
+    """
     contexts: dict[tuple[str, str], list[int]] = defaultdict(list)
     for item in comparisons:
+        if item.question == "weights":
+            continue
         baseline, candidate = (_arm(cell) for cell in (item.baseline, item.candidate))
         arms = f"--baseline {baseline} --candidate {candidate}" if item.question == "ab" else f"--runtime {baseline}"
         settings = _settings(item.baseline, {}, item.protocol, item.planned_runs, item.seed)
-        said = [f"--margin {item.margin:g}"]
-        said += [f"--expect-null-below {item.expect_null_below:g}"] if item.expect_null_below else []
-        said += [f"--may-differ {field}" for field in item.may_differ]
+        said = _said(item)
         head = f"memfloor {item.question} {_model(item.baseline)} {arms}"
         contexts[head, " ".join([settings, *said])].append(item.baseline.workload.context_len)
     # A comparison that was taken twice is repeated by one command.
     return [f"{head} --context {_listed(sorted(set(lengths)))} {rest}" for (head, rest), lengths in contexts.items()]
 
 
-def anatomy_commands(anatomies: Sequence[Anatomy]) -> list[str]:
-    """Return the commands that take the same anatomies again."""
+def ladder_commands(ladders: Sequence[WeightLadder]) -> list[str]:
+    """Return the commands that take the same paths of weights again, at each context and batch size."""
+    return [_ladder_command(ladder) for ladder in ladders]
+
+
+def _ladder_command(ladder: WeightLadder) -> str:
+    cell, rows = ladder.baseline.cell, ladder.rows
+    said = next(row.compared.comparison for row in ladder.paths if row.compared and row.compared.comparison)
+    baseline = _arm(cell)
+    given = [f"--path {row.name}" for row in ladder.paths]
+    given += [] if baseline == BASELINE else [f"--baseline {baseline}"]
+    qualities = [row.quality for row in rows if row.quality]
+    anatomies = max(len(row.ledger.anatomies) if row.ledger else 0 for row in rows)
+    given += [f"--anatomies {anatomies}", f"--quality-tokens {qualities[0].tokens if qualities else 0}"]
+    given += ["--text FILE"] if qualities and qualities[0].token_source == "text" else []
+    settings = _settings(cell, {}, said.protocol, said.planned_runs, said.seed)
+    head = f"memfloor ab weights {_model(cell)} {' '.join(given)} --context {cell.workload.context_len}"
+    return " ".join([head, settings, *_said(said)])
+
+
+def _said(comparison: Comparison) -> list[str]:
+    said = [f"--margin {comparison.margin:g}"]
+    said += [f"--expect-null-below {comparison.expect_null_below:g}"] if comparison.expect_null_below else []
+    return said + [f"--may-differ {field}" for field in comparison.may_differ]
+
+
+def anatomy_commands(anatomies: Sequence[Anatomy], comparisons: Sequence[Comparison] = ()) -> list[str]:
+    """Return the commands that take the same anatomies again; those of a session's comparisons are left to theirs."""
+    sessions = {comparison.session_id for comparison in comparisons}
     cells: dict[str, list[Anatomy]] = defaultdict(list)
     for anatomy in anatomies:
+        if anatomy.session_id in sessions:
+            continue
         cells[anatomy.cell.key].append(anatomy)
     return [_anatomy_command(taken) for taken in cells.values()]
 

@@ -20,6 +20,8 @@ from memfloor.report.sql_tables import (
     run_row,
     step_rows,
 )
+from memfloor.report.sql_weights import WEIGHT_PATHS, weight_path_rows
+from memfloor.report.weight_ladder import WeightLadder
 
 
 def run_query(
@@ -27,14 +29,16 @@ def run_query(
     sql: str,
     anatomies: Sequence[Anatomy] = (),
     compared: Sequence[Compared] = (),
+    ladders: Sequence[WeightLadder] = (),
 ) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Answer one SELECT over the tables `runs`, `steps`, `anatomies` and `comparisons`, of which `steps` has most rows.
+    """Answer one SELECT over the tables `runs`, `steps`, `anatomies`, `comparisons` and `weight_paths`.
 
     Args:
         records: Valid records.
         sql: The query; it can read no file and change nothing outside its own memory.
         anatomies: A row each.
         compared: A row each.
+        ladders: A row for each of their paths.
 
     Raises:
         UsageError: DuckDB refuses the query, with its reason.
@@ -44,6 +48,7 @@ def run_query(
         "steps": (STEPS, (row for record in records for row in step_rows(record))),
         "anatomies": (ANATOMIES, map(anatomy_row, anatomies)),
         "comparisons": (COMPARISONS, map(comparison_row, compared)),
+        "weight_paths": (WEIGHT_PATHS, weight_path_rows(ladders)),
     }
     with duckdb.connect(":memory:") as connection:
         for name, (columns, rows) in tables.items():

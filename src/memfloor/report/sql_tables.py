@@ -14,7 +14,8 @@ Columns = Mapping[str, str]
 LEDGER_LINES = ("floor", *(name for _, name, _ in EXCESS), IDLE[0], "unexplained")
 
 
-def _line_column(line: str) -> str:
+def line_column(line: str) -> str:
+    """Return the column of a line of a ledger."""
     return f"{line.replace(' ', '_')}_seconds"
 
 
@@ -59,7 +60,7 @@ ANATOMIES: Columns = {
     "kernels": "BIGINT",
     # Of the steps that met one bandwidth, whose median this is.
     "step_seconds": "DOUBLE",
-    **{_line_column(line): "DOUBLE" for line in LEDGER_LINES},
+    **{line_column(line): "DOUBLE" for line in LEDGER_LINES},
     "reason": "VARCHAR",
 }
 COMPARISONS: Columns = {
@@ -109,7 +110,7 @@ def anatomy_row(anatomy: Anatomy) -> Row:
     row |= {"traced_steps": len(anatomy.trace.step_seconds), "kernels": len(anatomy.trace.kernels)}
     if match.refusal is not None:
         return row | {"reason": match.refusal}
-    lines = {_line_column(line): seconds for line, seconds in entries_of(match.anatomy).items()}
+    lines = {line_column(line): seconds for line, seconds in entries_of(match.anatomy).items()}
     return row | {"step_seconds": match.anatomy.p50_seconds, **lines}
 
 

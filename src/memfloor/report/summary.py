@@ -95,7 +95,7 @@ def summarise(records: Iterable[Run | Failure | Skip]) -> tuple[list[CellSummary
             runs[record.cell.key, record.environment.device.name, record.protocol].append(record)
         else:
             name = record.device.name if record.device else ""
-            lost[record.cell.key, name] = InvalidCell(record.cell, record.device, _reason(record))
+            lost[record.cell.key, name] = InvalidCell(record.cell, record.device, lost_reason(record))
     measured = {(key, name) for key, name, _ in runs} | {(key, "") for key, _, _ in runs}
     invalid = [cell for identity, cell in lost.items() if identity not in measured]
     return sorted(map(summarise_cell, runs.values()), key=_order), invalid
@@ -138,7 +138,8 @@ def _fraction(runs: Sequence[Timed], cell: Cell, convention: str, peak: float | 
     )
 
 
-def _reason(record: Failure | Skip) -> str:
+def lost_reason(record: Failure | Skip) -> str:
+    """Return why a run gave no times."""
     if isinstance(record, Skip):
         return record.reason
     return f"{record.cause.replace('_', ' ')}: {record.last_words}"

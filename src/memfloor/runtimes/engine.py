@@ -1,8 +1,11 @@
 """The project's own engine: one plan of own kernels, issued one by one or replayed in one launch."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from memfloor.engine.cpu import backend as cpu
 from memfloor.engine.cuda import backend as cuda
@@ -88,6 +91,14 @@ class Engine:
         tokens = decoder.decode(steps)
         digest = hashlib.sha256(decoder.model.logits_bytes()).hexdigest()
         return Outputs(tokens=tuple((token,) for token in tokens), logits_sha256=digest)
+
+    def forced_logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Feed each token in a step of the plan and return the logits that follow each, [T, V]; waits for the device.
+
+        Raises:
+            UsageError: Several steps are launched together, whose tokens cannot be given.
+        """
+        return self._prepared().forced_logits(tokens)
 
     def observed_path(self) -> ObservedPath:
         """Take the steps of one more call and report the launches of its plan and the types of its buffers."""

@@ -1,11 +1,12 @@
 """Hugging Face transformers as the study ran it: eager, SDPA, a dynamic cache, one Python call per step."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from memfloor.record import Cell, ObservedPath, Outputs
 from memfloor.runtimes.census import operator_census
@@ -80,6 +81,8 @@ class HfEager:
 
     def fill(self) -> None:
         """Fill the empty cache up to `start_len` tokens."""
+        if not self.request.start_len:
+            return
         if self.request.cell.prefill:
             self._prefill()
         else:
@@ -124,6 +127,25 @@ class HfEager:
             assert self.token is not None
             tokens.append(tuple(self.token.flatten().tolist()))
         return Outputs(tokens=tuple(tokens), logits_sha256=None if logits is None else _sha256(logits))
+
+    def forced_logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Feed each token in a step of its own and return the logits that follow each, [T, V]."""
+        import torch
+
+        assert self.token is not None
+        rows = []
+        for token in tokens:
+            # A step's own choice is a tensor that can be written to in this mode alone.
+            with torch.inference_mode():
+                self.token.fill_(token)
+            rows.append(self.kept_logits()[0, -1].float().cpu().numpy())
+        return np.stack(rows)
+
+    def kept_logits(self) -> "torch.Tensor":
+        """Take one step and return its logits, [B, 1, V]."""
+        logits = self.step_with_logits()
+        assert logits is not None
+        return logits
 
     def observed_path(self) -> ObservedPath:
         """Take one more step under a census of its operators."""

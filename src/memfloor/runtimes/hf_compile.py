@@ -103,6 +103,16 @@ class HfCompile(HfStatic):
         self.step()
         return None
 
+    def kept_logits(self) -> "torch.Tensor":
+        """Take the same step uncompiled, on the same weights and cache, and return its logits.
+
+        What Inductor fuses it keeps in float32 where operators round, so the compiled step's own may differ by that.
+        """
+        import torch
+
+        with torch.inference_mode():
+            return self.forward()
+
     def observed_path(self) -> ObservedPath:
         """Take one more step, and count the kernels in the code that Inductor wrote for it."""
         from torch._dynamo.utils import counters

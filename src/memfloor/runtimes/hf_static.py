@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from memfloor.record import Cell
-from memfloor.runtimes.hf import HfEager
+from memfloor.runtimes.hf import HfEager, torch_dtype
 from memfloor.runtimes.protocol import DecodeRequest
 
 if TYPE_CHECKING:
@@ -56,9 +56,18 @@ class HfStatic(HfEager):
         """Return a cache with room for every step of the run and the census after it."""
         from transformers import StaticCache
 
-        warm_steps = 3
+        cell, warm_steps = self.request.cell, 3
         room = self.request.start_len + self.request.max_steps + warm_steps + 1
-        return StaticCache(config=self.model.config, max_cache_len=room)
+        cache = StaticCache(config=self.model.config, max_cache_len=room)
+        # Allocated in a step of its own accord, an empty one could not be written to outside of steps.
+        cache.early_initialization(
+            cell.workload.batch,
+            cell.spec.num_key_value_heads,
+            cell.spec.head_dim,
+            torch_dtype(cell.workload.kv),
+            self.model.device,
+        )
+        return cache
 
     def forward(self) -> "torch.Tensor":
         """Run the model on the token buffer, write the next token into it and return the logits."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from memfloor.errors import UsageError
 
@@ -136,9 +137,9 @@ class LlamaContext:
             self._logits = np.ctypeslib.as_array(pointer, (self._vocab_size,))
         return int(self._logits.argmax())
 
-    def logits_bytes(self) -> bytes:
-        """Return the last step's logits, float32 [V], as they lie in memory."""
-        return self._logits.tobytes()
+    def logits(self) -> NDArray[np.float32]:
+        """Return a copy of the last step's logits, [V]."""
+        return self._logits.copy()
 
     def prefill(self, tokens: Sequence[int]) -> None:
         """Append tokens in chunks."""

@@ -1,12 +1,13 @@
 """llama.cpp through llama-cpp-python, on the CPU: the weights in its own file format, one low-level call per step."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from memfloor.engine.checkpoint import Checkpoint
 from memfloor.engine.cpu.native import allowed_cpus
@@ -103,7 +104,16 @@ class LlamaCpp:
         for _ in range(steps):
             self.step()
             tokens.append((self.token,))
-        return Outputs(tokens=tuple(tokens), logits_sha256=hashlib.sha256(context.logits_bytes()).hexdigest())
+        return Outputs(tokens=tuple(tokens), logits_sha256=hashlib.sha256(context.logits().tobytes()).hexdigest())
+
+    def forced_logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Feed each token in a step of its own and return the logits that follow each, [T, V]."""
+        context, rows = self._prepared(), []
+        for token in tokens:
+            context.decode(token, self.position)
+            self.position += 1
+            rows.append(context.logits())
+        return np.stack(rows)
 
     def observed_path(self) -> ObservedPath:
         """Take one more step in a second context that counts its operators."""
@@ -141,6 +151,8 @@ class LlamaCpp:
         from memfloor.runtimes.llama_state import StateLayout, fill_cache
 
         cell, tokens, seed = self.request.cell, self.request.start_len, self.request.seed
+        if not tokens:
+            return "empty"
         vector = cell.spec.num_key_value_heads * cell.spec.head_dim
         layout = StateLayout(cell.spec.num_hidden_layers, vector, KV_TYPES[cell.workload.kv], not self._flash())
         if not cell.prefill and fill_cache(context, layout, tokens, seed):

@@ -1,8 +1,11 @@
 """What a system under test must offer: prepare a decode, take steps, and say which path they took."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from memfloor.engine.plan import Plan
 from memfloor.record import Cell, ObservedPath, Outputs
@@ -18,7 +21,7 @@ class DecodeRequest:
 
     Attributes:
         cell: What is decoded and how.
-        start_len: Tokens in the KV cache before the first step.
+        start_len: Tokens in the KV cache before the first step; 0, an empty cache, is for `forced_logits`.
         max_steps: Decode steps that will be taken at most; a static cache needs room for start_len + max_steps tokens.
         seed: Seed of random weights, KV contents and the first token.
         report: Told by a runtime what it is preparing.
@@ -91,6 +94,19 @@ class Runtime(Protocol):
 
     def outputs(self, steps: int) -> Outputs:
         """Take the next steps and return what they gave; waits for the device."""
+
+    def forced_logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Decode given tokens one a step from where the prepared cache ends, and return the logits that follow each.
+
+        They go through the same decode path as `step`, which is called neither before nor after. A runtime whose steps
+        keep no logits says what it takes instead.
+
+        Args:
+            tokens: What is fed, T of them and no more than `max_steps`; to each sequence of a batch.
+
+        Returns:
+            Logits [T, V], of the first sequence.
+        """
 
     def observed_path(self) -> ObservedPath:
         """Take one more step and report what it really ran; called after the last timed step."""

@@ -13,6 +13,11 @@ from memfloor.trace.steps import CACHE_UPDATE, Kernel
 LAYER = re.compile(r"\blayers\.(\d+)")
 # Operators that multiply by a matrix of weights.
 PRODUCTS = re.compile(r"aten::(mm|bmm|addmm|matmul|linear|mv|addmv)$|mkldnn_linear|linear_pointwise")
+# The same of quantised weights, by the names that libraries give them.
+QUANTIZED_PRODUCTS = re.compile(
+    PRODUCTS.pattern + r"|pack_?mm|_mm(_|$)|gem[mv]|linear_matmul|marlin|qlinear", re.IGNORECASE
+)
+DEQUANTIZES = re.compile(r"dequant|unpack", re.IGNORECASE)
 ATTENTION = re.compile(r"scaled_dot_product|flash_attention|efficient_attention|cudnn_attention")
 COPIES = re.compile(r"aten::(clone|contiguous|index_copy_|index_put_|_index_put_impl_)$")
 # Libraries choose between variants of a kernel, by the context for one; more than a few differences are another path.
@@ -93,7 +98,7 @@ def label_by_modules(
     if len(different) > DIFFERENT_SHARE * len(kernels):
         ours, theirs = (kernel.name[:80] for kernel in different[0])
         raise UsageError(f"{len(different)} kernels differ between two traces, the first is {ours} and {theirs}")
-    labels = [_module_label(kernel) for kernel in labelled]
+    labels = [_module_label(kernel, workload) for kernel in labelled]
     return _with_bytes(labels, [kernel.seconds for kernel in kernels], spec, workload)
 
 
@@ -109,14 +114,18 @@ def kv_layer_bytes(spec: ModelSpec, workload: Workload, layer: int) -> int:
     return step_traffic(one, workload, "blocks").kv_read
 
 
-def _module_label(kernel: Kernel) -> Label:
+def _module_label(kernel: Kernel, workload: Workload) -> Label:
     found = LAYER.search(kernel.scope)
     layer = int(found.group(1)) if found else None
-    return Label(kernel.ops[-1] if kernel.ops else "", _role(kernel), kernel.scope, layer)
+    return Label(kernel.ops[-1] if kernel.ops else "", _role(kernel, workload), kernel.scope, layer)
 
 
-def _role(kernel: Kernel) -> Role:
+def _role(kernel: Kernel, workload: Workload) -> Role:
     ops, scope = kernel.ops, kernel.scope
+    if scope.endswith(("_proj", "lm_head")):
+        format_name = workload.head if scope.endswith("lm_head") else workload.weights
+        if weight_format(format_name).is_quantized:
+            return _quantized_role(ops)
     if any(ATTENTION.search(op) for op in ops):
         return "attention"
     if scope.endswith(CACHE_UPDATE) or (scope.endswith("attn") and any(COPIES.search(op) for op in ops)):
@@ -124,6 +133,16 @@ def _role(kernel: Kernel) -> Role:
     if any(PRODUCTS.search(op) for op in ops) and scope.endswith(("_proj", "lm_head")):
         return "weights"
     return "sampling" if any("argmax" in op for op in ops) else "elementwise"
+
+
+def _quantized_role(ops: Sequence[str]) -> Role:
+    """Return the role of a kernel of a quantised matrix: all that does not multiply is dequantisation.
+
+    What multiplies is told by the innermost operator, since all of it may lie in one that is called a product.
+    """
+    if any(DEQUANTIZES.search(op) for op in ops):
+        return "dequantization"
+    return "weights" if ops and QUANTIZED_PRODUCTS.search(ops[-1]) else "dequantization"
 
 
 def _named_role(name: str) -> Role:

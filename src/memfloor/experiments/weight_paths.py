@@ -1,0 +1,158 @@
+"""What do fewer bytes of weights buy? Every path of weights against one bf16 baseline, in one interleaved session."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from memfloor.errors import UsageError
+from memfloor.experiments.anatomy import TRACED_STEPS, AnatomyPlan, take_anatomies
+from memfloor.experiments.comparing import Pair, RuntimeText, identity
+from memfloor.experiments.study import grid
+from memfloor.record import Anatomy, Arm, ArmObservation, Cell, Comparison, Failure, Run, Skip, Store
+
+EVERYWHERE = ("cpu", "cuda")
+BASELINE = "bf16"
+INT8 = {"weights": "int8", "head": "int8"}
+INT4 = {"weights": "int4-g128", "head": "int4-g128"}
+INT4_G32 = {"weights": "int4-g32", "head": "int4-g32"}
+Q8_0 = {"weights": "int8-g32", "head": "int8-g32"}
+
+
+@dataclass(frozen=True, slots=True)
+class WeightPath:
+    """Hold a path of weights: a runtime with its options and formats.
+
+    Attributes:
+        runtime: Name of the runtime.
+        options: Its options, and the formats of weights and head, as `--runtime` takes them.
+        devices: Kinds of device that it is asked for where no path is named.
+    """
+
+    runtime: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    devices: tuple[str, ...] = EVERYWHERE
+
+
+# To add a path, add a line; its runtime must be in the registry.
+PATHS: dict[str, WeightPath] = {
+    BASELINE: WeightPath("hf-eager"),
+    "hf-graph": WeightPath("hf-static", {"launch": "graph"}, ("cuda",)),
+    "hf-compile": WeightPath("hf-compile"),
+    "llama-cpp-bf16": WeightPath("llama-cpp", {}, ("cpu",)),
+    "llama-cpp-q8_0": WeightPath("llama-cpp", Q8_0, ("cpu",)),
+    "llama-cpp-q4_0": WeightPath("llama-cpp", INT4_G32, ("cpu",)),
+    "engine-bf16": WeightPath("engine"),
+    "engine-int8": WeightPath("engine", INT8),
+    "engine-fp8": WeightPath("engine", {"weights": "fp8", "head": "fp8"}, ("cuda",)),
+    "engine-int4": WeightPath("engine", INT4),
+    "engine-int4-g32": WeightPath("engine", INT4_G32, ("cpu",)),
+}
+
+
+def default_paths(device: str) -> list[str]:
+    """Return the names of all paths of a kind of device."""
+    return [name for name, path in PATHS.items() if device in path.devices]
+
+
+def named_path(name: str) -> RuntimeText | None:
+    """Return the runtime and options of a path of the catalogue; None if it has none of that name."""
+    path = PATHS.get(name)
+    return None if path is None else (path.runtime, dict(path.options))
+
+
+def ladder_pairs(
+    model: str,
+    contexts: Sequence[int],
+    baseline: RuntimeText,
+    paths: Sequence[tuple[str, RuntimeText]],
+    device: str,
+    settings: Mapping[str, Any],
+) -> list[Pair]:
+    """Return each path beside the baseline at each context and batch size; the baseline itself is no path.
+
+    Args:
+        model: What is decoded.
+        contexts: Tokens in the KV cache.
+        baseline: The runtime that all paths are compared with.
+        paths: Names of the paths, and their runtimes.
+        device: Kind of device.
+        settings: What else shapes a cell, as `grid` takes it.
+
+    Raises:
+        UsageError: A name or option is unknown, a path is named twice, two are the same cell, or none is left.
+    """
+    twice = [name for name, count in Counter(name for name, _ in paths).items() if count > 1]
+    if twice:
+        raise UsageError(f"path {twice[0]!r} is given twice")
+    ours = grid([model], contexts, [baseline], device, **settings)
+    seen: dict[str, str] = {}
+    pairs = []
+    for name, runtime in paths:
+        for base, cell in zip(ours, grid([model], contexts, [runtime], device, **settings), strict=True):
+            if cell.key == base.key:
+                continue
+            if seen.setdefault(cell.key, name) != name:
+                raise UsageError(f"paths {seen[cell.key]!r} and {name!r} are the same: {cell.runtime_text}")
+            pairs.append(Pair(base, cell, path=name))
+    if not pairs:
+        raise UsageError("no path is left beside the baseline; name one with --path")
+    return pairs
+
+
+def take_apart(
+    comparisons: Sequence[Comparison],
+    taken: Sequence[Run | Failure | Skip],
+    anatomies: int,
+    store: Store,
+    time_limit_seconds: float,
+    on_phase: Callable[[str], None],
+) -> list[Anatomy | ArmObservation]:
+    """Take anatomies of every cell of a session that has a run, the baseline's once, and record why one has none.
+
+    Args:
+        comparisons: Of the session.
+        taken: Its runs.
+        anatomies: Of each cell; none if zero.
+        store: Where records go.
+        time_limit_seconds: Time after which a process is ended.
+        on_phase: Told what is done.
+    """
+    ran = {record.cell.key for record in taken if isinstance(record, Run)}
+    cells: dict[str, tuple[Arm, Cell]] = {}
+    for item in comparisons:
+        cells.setdefault(item.baseline.key, ("baseline", item.baseline))
+        cells.setdefault(item.candidate.key, ("candidate", item.candidate))
+    found: list[Anatomy | ArmObservation] = []
+    for key, (arm, cell) in cells.items():
+        if key in ran and anatomies:
+            on_phase(f"taking {cell.runtime_text} at context {cell.workload.context_len} apart")
+            found += _take_one_apart(comparisons[0], arm, cell, anatomies, store, time_limit_seconds)
+    return found
+
+
+def _take_one_apart(
+    said: Comparison,
+    arm: Arm,
+    cell: Cell,
+    anatomies: int,
+    store: Store,
+    time_limit_seconds: float,
+) -> Sequence[Anatomy | ArmObservation]:
+    plan = AnatomyPlan(
+        cell=cell,
+        runs=anatomies,
+        protocol=said.protocol,
+        traced_steps=TRACED_STEPS[cell.device],
+        time_limit_seconds=time_limit_seconds,
+        seed=said.seed,
+        session_id=said.session_id,
+    )
+    try:
+        return list(take_anatomies(plan, store, lambda phase: None))
+    except UsageError as problem:
+        observation = ArmObservation(
+            **identity(said.session_id), arm=arm, cell=cell, seed=said.seed, trace_problem=str(problem)
+        )
+        store.add(observation)
+        return [observation]

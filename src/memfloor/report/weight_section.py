@@ -1,0 +1,61 @@
+"""The part of the page that shows paths of weights: expected beside observed traffic, reasons, quality, Figure 8."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+import jinja2
+
+from memfloor.report.figures import figure_svg
+from memfloor.report.weight_figure import weight_paths
+from memfloor.report.weight_ladder import WeightLadder
+from memfloor.report.weight_tables import (
+    QUALITY_COLUMNS,
+    TRAFFIC_COLUMNS,
+    WHY_COLUMNS,
+    ladder_lines,
+    ladder_title,
+    quality_rows,
+    traffic_row,
+    why_row,
+)
+
+CAPTION = (
+    "Figure 8. Left: the step of each path with its 95 % interval over runs; orange: the time of its bytes at the "
+    "paired ceiling. Right: the speed-up over the baseline, measured (square, with its 95 % interval over blocks) and "
+    "promised by the bytes (diamond). Grey, below: the study's published steps, a reference that was not measured here."
+)
+TRAFFIC = "Expected beside observed traffic: what a step must read, the speed-up that this promises, and that measured."
+WHY = "Who owns the time beyond the floor, in milliseconds, of one anatomy or the middle of some."
+QUALITY = "Quality beside speed: the logits of each path against those of its own bf16 source."
+
+Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class LadderSection:
+    """Hold what is shown of one ladder: tables of caption, columns and rows, and what is said below them."""
+
+    title: str
+    tables: Sequence[Table]
+    lines: Sequence[str]
+
+
+def weight_section(ladders: Sequence[WeightLadder]) -> str:
+    """Return the section of the page as HTML; nothing where no paths of weights were compared."""
+    if not ladders:
+        return ""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    template = environment.from_string((files("memfloor") / "report" / "weights.html").read_text())
+    return template.render(ladders=list(map(_section, ladders)), svg=figure_svg(weight_paths(ladders)), caption=CAPTION)
+
+
+def _section(ladder: WeightLadder) -> LadderSection:
+    tables: list[Table] = [
+        (TRAFFIC, TRAFFIC_COLUMNS, list(map(traffic_row, ladder.rows))),
+        (WHY, WHY_COLUMNS, list(map(why_row, ladder.rows))),
+    ]
+    qualities = quality_rows(ladder)
+    if qualities:
+        tables.append((QUALITY, QUALITY_COLUMNS, qualities))
+    return LadderSection(ladder_title(ladder), tables, ladder_lines(ladder))
