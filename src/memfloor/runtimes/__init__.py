@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from memfloor.errors import UsageError
+from memfloor.runtimes.bitsandbytes import Bitsandbytes
 from memfloor.runtimes.engine import Engine
 from memfloor.runtimes.hf import HfEager
 from memfloor.runtimes.hf_compile import HfCompile
@@ -18,6 +19,7 @@ REGISTRY: dict[str, type[Runtime]] = {
         HfCompile,
         Engine,
         LlamaCpp,
+        Bitsandbytes,
     )
 }
 
