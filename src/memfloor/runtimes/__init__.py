@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 
 from memfloor.errors import UsageError
+from memfloor.runtimes.bitsandbytes import Bitsandbytes
 from memfloor.runtimes.engine import Engine
 from memfloor.runtimes.hf import HfEager
 from memfloor.runtimes.hf_compile import HfCompile
 from memfloor.runtimes.hf_static import HfStatic
+from memfloor.runtimes.hqq import Hqq
 from memfloor.runtimes.llama_cpp import LlamaCpp
 from memfloor.runtimes.protocol import DecodeRequest, Runtime
+from memfloor.runtimes.torchao import Torchao, TorchaoCompile
 
 REGISTRY: dict[str, type[Runtime]] = {
     runtime.name: runtime
@@ -18,6 +21,10 @@ REGISTRY: dict[str, type[Runtime]] = {
         HfCompile,
         Engine,
         LlamaCpp,
+        Bitsandbytes,
+        Torchao,
+        TorchaoCompile,
+        Hqq,
     )
 }
 
