@@ -50,7 +50,17 @@ class HfEager:
             return "torch sees no CUDA GPU"
         if cell.options.get("sdpa", "default") != "default" and cell.device != "cuda":
             return "sdpa back ends are pinned on a CUDA GPU only"
-        return refused_formats(cls.name, cell)
+        return cls.refused_formats(cell)
+
+    @classmethod
+    def refused_formats(cls, cell: Cell) -> str | None:
+        """Say which format of a cell this runtime has no path for; None if it has one for all."""
+        workload = cell.workload
+        if workload.weights not in DTYPES or workload.head != workload.weights:
+            return f"{cls.name} runs weights {', '.join(DTYPES)}, not {workload.weights} with head {workload.head}"
+        if workload.kv != workload.weights:
+            return f"{cls.name} keeps the KV cache in the weights' type {workload.weights}, not {workload.kv}"
+        return None
 
     @classmethod
     def launches_one_by_one(cls, cell: Cell) -> bool:
@@ -67,16 +77,24 @@ class HfEager:
         import torch
 
         cell = self.request.cell
-        require_memory(cell)
+        require_memory(self.loaded_cell())
         if cell.device == "cpu" and cell.threads:
             torch.set_num_threads(cell.threads)
         torch.manual_seed(self.request.seed)
         pin_sdpa(cell.options.get("sdpa", "default"))
-        self.model = load_model(cell, self.request.seed)
+        self.model = self.make_model()
         self.cache = self.make_cache()
         first = self.request.seed % cell.spec.vocab_size
         self.token = torch.full((cell.workload.batch, 1), first, dtype=torch.long, device=cell.device)
         self.fill()
+
+    def loaded_cell(self) -> Cell:
+        """Return the cell whose weights lie in memory while the model is made."""
+        return self.request.cell
+
+    def make_model(self) -> Any:
+        """Return the model in evaluation mode."""
+        return load_model(self.request.cell, self.request.seed)
 
     def fill(self) -> None:
         """Fill the empty cache up to `start_len` tokens."""
@@ -153,7 +171,7 @@ class HfEager:
 
         spec, workload = self.request.cell.spec, self.request.cell.workload
         shape = (workload.batch, spec.num_key_value_heads, self.request.start_len, spec.head_dim)
-        dtype = torch_dtype(workload.weights)
+        dtype = torch_dtype(workload.kv)
         # Not inference mode: a static cache must stay writable outside it.
         with torch.no_grad():
             for layer in range(spec.num_hidden_layers):
@@ -181,16 +199,6 @@ def _sha256(logits: "torch.Tensor") -> str:
     return hashlib.sha256(logits.contiguous().view(torch.uint8).cpu().numpy().tobytes()).hexdigest()
 
 
-def refused_formats(runtime: str, cell: Cell) -> str | None:
-    """Say which format of a cell plain transformers has no path for; None if it has one for all."""
-    workload = cell.workload
-    if workload.weights not in DTYPES or workload.head != workload.weights:
-        return f"{runtime} runs weights {', '.join(DTYPES)}, not {workload.weights} with head {workload.head}"
-    if workload.kv != workload.weights:
-        return f"{runtime} keeps the KV cache in the weights' type {workload.weights}, not {workload.kv}"
-    return None
-
-
 def pin_sdpa(backend: str) -> None:
     """Leave torch one back end of scaled_dot_product_attention on CUDA for the life of this process."""
     import torch
@@ -210,12 +218,15 @@ def torch_dtype(name: str) -> "torch.dtype":
 
 
 def load_model(cell: Cell, seed: int) -> Any:
-    """Return the model of a cell in evaluation mode, from its checkpoint or with random weights."""
+    """Return the model of a cell in evaluation mode, from its checkpoint or with random weights.
+
+    It is made in the type of the head, which stays 16 or 32 bits wide where projections are quantised afterwards.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
-    arguments: dict[str, Any] = {"dtype": torch_dtype(cell.workload.weights), "attn_implementation": "sdpa"}
+    arguments: dict[str, Any] = {"dtype": torch_dtype(cell.workload.head), "attn_implementation": "sdpa"}
     if cell.weights_from is not None:
         model: Any = AutoModelForCausalLM.from_pretrained(Path(cell.weights_from), local_files_only=True, **arguments)
         return model.to(cell.device).eval()
