@@ -1,15 +1,15 @@
 """The kernels of GPTQModel that a cell can ask for: what each needs, what it reads, and what it is known by.
 
-Source: https://github.com/ModelCloud/GPTQModel, gptqmodel/nn_modules/qlinear and gptqmodel_ext, versions 7.3.4 and 7.4.0.
+Source: https://github.com/ModelCloud/GPTQModel, gptqmodel/nn_modules/qlinear and gptqmodel_ext, version 7.4.0.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from memfloor.floor import projections
 from memfloor.record import Cell
 
 BITS, GROUP = 4, 128
+DEVICE_TEXT = {"cpu": "CPU", "cuda": "CUDA GPU"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Kernel:
         weights: Weight format of the catalogue that costs what a step reads.
         device: Kind of device it runs on.
         operators: By type of the activations, the operator that a step calls for each layer.
-        extensions: By type, the operator library that GPTQModel compiles at first use; None where torch has the operator.
+        extensions: By type, the operator library that GPTQModel compiles at first use; None where torch has it.
         reads: Tensors of a layer that a step reads.
         row_multiple: What the rows of a weight must be a multiple of.
         capability: Least compute capability.
@@ -122,56 +122,39 @@ KERNELS: dict[str, Kernel] = {
 
 def kernel_reason(name: str, cell: Cell) -> str | None:
     """Say what a cell asks that a kernel lacks; None if it has everything."""
-    return _format_reason(name, cell) or _device_reason(name, cell) or _shape_reason(name, cell)
+    return _cell_reason(name, cell) or _rows_reason(name, cell) or _capability_reason(name)
 
 
-def _device_reason(name: str, cell: Cell) -> str | None:
-    kernel = KERNELS[name]
-    if cell.device != kernel.device:
-        others = [other for other, its in KERNELS.items() if its.device == cell.device]
-        needed = "a CUDA GPU" if kernel.device == "cuda" else "a cpu"
-        return f"kernel {name} needs {needed}; on {cell.device}: kernel={' or '.join(others)}"
-    return _capability_reason(name, kernel) if kernel.capability else None
-
-
-def _capability_reason(name: str, kernel: Kernel) -> str | None:
-    import torch
-
-    if not torch.cuda.is_available():
-        return f"kernel {name} needs a CUDA GPU, and torch sees none"
-    found, least = torch.cuda.get_device_capability(), kernel.capability or (0, 0)
-    if found < least:
-        return f"kernel {name} needs compute capability {_text(least)}, and this GPU has {_text(found)}"
-    return None
-
-
-def _text(capability: tuple[int, int]) -> str:
-    return ".".join(map(str, capability))
-
-
-def _format_reason(name: str, cell: Cell) -> str | None:
+def _cell_reason(name: str, cell: Cell) -> str | None:
     kernel, workload = KERNELS[name], cell.workload
     types = tuple(kernel.operators)
+    if cell.device != kernel.device:
+        others = " or ".join(f"kernel={other}" for other, its in KERNELS.items() if its.device == cell.device)
+        return f"kernel {name} needs a {DEVICE_TEXT[kernel.device]}; on a {DEVICE_TEXT[cell.device]}: {others}"
     if workload.weights != kernel.weights:
         return f"kernel {name} reads weights {kernel.weights}, not {workload.weights}"
     if workload.head not in types:
-        flags = f"--head {types[0]} --kv {types[0]}"
-        return f"kernel {name} multiplies in {' or '.join(types)}, not {workload.head}; {flags}"
-    if workload.kv != workload.head:
-        return f"gptqmodel keeps the KV cache in the head's type {workload.head}, not {workload.kv}"
+        return f"kernel {name} multiplies {' or '.join(types)}, not {workload.head}; --head {types[0]} --kv {types[0]}"
     return None
 
 
-def _shape_reason(name: str, cell: Cell) -> str | None:
+def _rows_reason(name: str, cell: Cell) -> str | None:
     multiple = KERNELS[name].row_multiple
-    for projection, (rows, columns) in projections(cell.spec).items():
-        if columns % GROUP:
-            return f"groups of {GROUP} weights do not divide the {columns} columns of {projection}"
+    for projection, (rows, _) in projections(cell.spec).items():
         if rows % multiple:
             return f"kernel {name} needs rows in multiples of {multiple}, and {projection} has {rows}"
     return None
 
 
-def read_bytes(kernel: Kernel, layer: Any) -> int:
-    """Return the bytes of the tensors of a prepared layer that a step reads."""
-    return sum(int(getattr(layer, name).nbytes) for name in kernel.reads)
+def _capability_reason(name: str) -> str | None:
+    import torch
+
+    least = KERNELS[name].capability
+    found = torch.cuda.get_device_capability() if least else None
+    if least is None or found is None or found >= least:
+        return None
+    return f"kernel {name} needs compute capability {_text(least)}, and this GPU has {_text(found)}"
+
+
+def _text(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))

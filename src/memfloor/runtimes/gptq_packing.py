@@ -64,12 +64,9 @@ def pack(rounded: Rounded, method: str) -> "dict[str, torch.Tensor]":
     second format).
     """
     order = AWQ_ORDER if method == "awq" else IN_ORDER
-    if method == "awq":
-        qweight = pack_words(rounded.codes.T, order)
-    else:
-        qweight = pack_words(rounded.codes, order).T.contiguous()
+    words = pack_words(rounded.codes.T if method == "awq" else rounded.codes, order)
     return {
-        "qweight": qweight,
+        "qweight": words if method == "awq" else words.T.contiguous(),
         "qzeros": pack_words(rounded.zeros.T, order),
         "scales": rounded.scales.T.contiguous(),
     }

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     import torch
 
 # What torch multiplies by 16-bit weights with, as the dispatcher or Inductor's code calls it.
-TORCH_PRODUCTS = re.compile(r"(aten::|extern_kernels\.)(mm|addmm|bmm|linear|matmul|mv)\b|mkldnn_linear|linear_pointwise")
+TORCH_PRODUCTS = re.compile(
+    r"(aten::|extern_kernels\.)(mm|addmm|bmm|linear|matmul|mv)\b|mkldnn_linear|linear_pointwise"
+)
 
 
 class HfQuantized(HfEager):
@@ -137,9 +139,7 @@ def projection_names(model: Any) -> list[str]:
     return [name for name, _ in model.named_modules() if name.endswith("_proj")]
 
 
-def path_taken(
-    operators: Mapping[str, int], layers: int, products: re.Pattern[str], unpacks: re.Pattern[str]
-) -> str:
+def path_taken(operators: Mapping[str, int], layers: int, products: re.Pattern[str], unpacks: re.Pattern[str]) -> str:
     """Say whose products multiplied the projections, from the operators of one step.
 
     Args:
