@@ -89,7 +89,7 @@ class HfQuantized(HfEager):
         return model
 
     def quantize(self, model: Any) -> None:
-        """Replace every projection in place; a library that quantises whole models, or finishes them, overrides this."""
+        """Replace every projection in place; where a library wants whole models, override this."""
         for name in projection_names(model):
             # Nothing but the model may keep a layer alive.
             model.set_submodule(name, self.quantize_linear(model.get_submodule(name)))
