@@ -78,7 +78,7 @@ def test_no_weight_moves_by_more_than_its_step(dtype, symmetric):
     steps = rounded.scales.float().repeat_interleave(128, 1)
     codes, zeros = rounded.codes.float(), rounded.zeros.float().repeat_interleave(128, 1)
     moved = ((codes - zeros) * steps - weight.float()).abs() / steps
-    # Half a step, and the cut end of a symmetric group; a zero and a scale that were rounded move ends by half a step more.
+    # Half a step, and half a step more at a symmetric group's cut end or by a zero that was rounded.
     assert moved.max() <= 1.05
     assert moved.median() < 0.3
 

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 DEFAULT_KERNEL = "marlin-awq"
 OPERATORS = ("jit", "prebuilt")
+# What the library imports. It is not imported to find out: that sets variables of torch's allocator, which the runs of
+# other runtimes would inherit, and patches transformers, safetensors and triton.
+IMPORTED = (
+    "gptqmodel", "accelerate", "defuser", "device_smi", "dill", "logbar", "pcre", "requests", "threadpoolctl",
+    "tokenicer", "torchvision",
+)  # fmt: skip
 
 
 class GptqModel(HfQuantized):
@@ -41,7 +47,7 @@ class GptqModel(HfQuantized):
         "kernel": tuple(KERNELS),
         "operators": OPERATORS,
     }
-    library: ClassVar[Library] = Library("gptqmodel", "gptq", (7, 4), (7, 5))
+    library: ClassVar[Library] = Library("gptqmodel", "gptq", (7, 4), (7, 5), only_found=IMPORTED)
     formats: ClassVar[Mapping[str, tuple[str, ...]]] = {
         form: tuple(sorted({kernel.device for kernel in KERNELS.values() if kernel.weights == form}))
         for form in sorted({kernel.weights for kernel in KERNELS.values()})
@@ -84,7 +90,7 @@ class GptqModel(HfQuantized):
                 model.set_submodule(name, make_layer(self.kernel, model.get_submodule(name), packed.layer(name)))
         else:
             super().quantize(model)
-        import_module("gptqmodel.utils.model").hf_gptqmodel_post_init(model, use_act_order=False)
+        _library("utils.model").hf_gptqmodel_post_init(model, use_act_order=False)
         for name in projection_names(model):
             _call_once(model.get_submodule(name), model.dtype, self.request.cell.device)
 
@@ -132,7 +138,7 @@ class GptqModel(HfQuantized):
             return
         if cell.options.get("operators", OPERATORS[0]) == "prebuilt":
             _load_prebuilt(operators_file(extension))
-        extensions = import_module("gptqmodel.extension")
+        extensions = _library("extension")
         self.request.report(f"loading {extension}, which GPTQModel compiles the first time")
         if not extensions.is_available(extension):
             raise UsageError(f"gptqmodel's {extension} does not load: {extensions.error(extension)}")
@@ -182,7 +188,7 @@ def make_layer(kernel: Kernel, linear: "torch.nn.Linear", tensors: "Mapping[str,
     """
     import torch
 
-    layer_class = getattr(import_module(f"gptqmodel.nn_modules.qlinear.{kernel.module}"), kernel.layer)
+    layer_class = getattr(_library(f"nn_modules.qlinear.{kernel.module}"), kernel.layer)
     with torch.device(linear.weight.device):
         layer: torch.nn.Module = layer_class(
             bits=BITS,
@@ -203,6 +209,14 @@ def make_layer(kernel: Kernel, linear: "torch.nn.Linear", tensors: "Mapping[str,
         # With any other index it takes the slower branch for reordered columns.
         _put(layer, "g_idx", torch.zeros(linear.in_features, dtype=torch.int32, device=linear.weight.device))
     return layer.eval()
+
+
+def _library(module: str) -> Any:
+    try:
+        return import_module(f"gptqmodel.{module}")
+    except (ImportError, OSError, RuntimeError) as error:
+        # Its first import loads dozens of libraries, some of which may be built for another torch.
+        raise UsageError(f"gptqmodel does not load: {error}") from error
 
 
 def _put(layer: "torch.nn.Module", name: str, tensor: "torch.Tensor") -> None:
