@@ -129,7 +129,7 @@ def test_every_projection_is_the_kernels_own_product(ready, family, kernel):
     path = system.observed_path()
     # Seven projections in each of two layers.
     assert path.operators["aten::_weight_int4pack_mm_for_cpu"] == 14
-    assert path.facts["path"] == "own product: aten::_weight_int4pack_mm_for_cpu x14 for 14 projections"
+    assert path.facts["path"] == "own product: aten::_weight_int4pack_mm_for_cpu x14, 14 projections"
     assert path.facts["projections"] == KERNELS[kernel].layer
     assert (path.facts["kernel"], path.facts["quantised"]) == (kernel, "rounded to nearest, no calibration")
 
@@ -156,7 +156,7 @@ def test_a_layer_that_takes_another_path_is_flagged(ready):
     replaced.linear_mode, replaced.scales_and_zeros = "train", torch.empty(0)
     system.model.set_submodule(projection_names(system.model)[3], replaced)
     taken = system.observed_path().facts["path"]
-    assert taken.startswith("not aten-gptq, aten::_weight_int4pack_mm_for_cpu x13 for 14 projections; unpacked: ")
+    assert taken.startswith("not aten-gptq, aten::_weight_int4pack_mm_for_cpu x13 for 14 projections; mixed: ")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from memfloor.errors import UsageError
+from memfloor.runtimes.bitsandbytes import Bitsandbytes
 from memfloor.runtimes.engine import Engine
 from memfloor.runtimes.gptqmodel import GptqModel, GptqModelStatic
 from memfloor.runtimes.hf import HfEager
@@ -19,6 +20,7 @@ REGISTRY: dict[str, type[Runtime]] = {
         HfCompile,
         Engine,
         LlamaCpp,
+        Bitsandbytes,
         GptqModel,
         GptqModelStatic,
     )

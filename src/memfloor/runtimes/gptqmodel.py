@@ -53,7 +53,10 @@ class GptqModel(HfQuantized):
         for form in sorted({kernel.weights for kernel in KERNELS.values()})
     }
     types: ClassVar[tuple[str, ...]] = ("bf16", "fp16")
-    products: ClassVar[re.Pattern[str]] = re.compile(r"gptq_marlin_gemm|gemm_half_q_half|_weight_int4pack_mm_for_cpu")
+    products: ClassVar[Mapping[str, re.Pattern[str]]] = {
+        "cuda": re.compile(r"gptq_marlin_gemm|gemm_half_q_half"),
+        "cpu": re.compile(r"_weight_int4pack_mm_for_cpu"),
+    }
     # No layer of these writes 16-bit weights in operators of its own: torch's products give it away.
     unpacks: ClassVar[re.Pattern[str]] = re.compile(r"(?!)")
 

@@ -24,11 +24,16 @@ PREFILL_CHUNK_TOKENS = 512
 
 
 class HfEager:
-    """Decode with `AutoModelForCausalLM`, `attn_implementation="sdpa"` and a `DynamicCache`."""
+    """Decode with `AutoModelForCausalLM`, `attn_implementation="sdpa"` and a `DynamicCache`.
+
+    Attributes:
+        looked_into: Namespaces of operators that the census counts with what they call.
+    """
 
     name: ClassVar[str] = "hf-eager"
     summary: ClassVar[str] = "Hugging Face transformers, eager, SDPA, dynamic cache: the study's path"
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {"sdpa": SDPA_BACKENDS}
+    looked_into: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, request: DecodeRequest) -> None:
         self.request = request
@@ -145,7 +150,8 @@ class HfEager:
 
     def observed_path(self) -> ObservedPath:
         """Take one more step under a census of its operators."""
-        return ObservedPath(operators=operator_census(self.forward), facts=self.facts())
+        operators = operator_census(self.forward, self.looked_into, self.request.cell.device)
+        return ObservedPath(operators=operators, facts=self.facts())
 
     def traced_parts(self) -> TracedParts | None:
         """Return the model, its cache and its eager step."""

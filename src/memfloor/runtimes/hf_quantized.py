@@ -32,15 +32,17 @@ class HfQuantized(HfEager):
         library: What must be installed.
         formats: By weight format, the kinds of device the library multiplies by it on.
         types: Types of the head, the activations and the KV cache.
-        products: Operators that multiply by quantised weights as they lie in memory.
+        products: By kind of device, operators that multiply by quantised weights as they lie in memory.
         unpacks: Operators that write 16-bit weights, which a product of torch then reads.
+        torch_products: Operators of torch that may multiply by those.
     """
 
     library: ClassVar[Library]
     formats: ClassVar[Mapping[str, tuple[str, ...]]]
     types: ClassVar[tuple[str, ...]] = ("bf16",)
-    products: ClassVar[re.Pattern[str]]
+    products: ClassVar[Mapping[str, re.Pattern[str]]]
     unpacks: ClassVar[re.Pattern[str]]
+    torch_products: ClassVar[re.Pattern[str]] = TORCH_PRODUCTS
 
     @classmethod
     def unavailable_reason(cls, cell: Cell | None = None) -> str | None:
@@ -107,9 +109,13 @@ class HfQuantized(HfEager):
     def observed_path(self) -> ObservedPath:
         """Take one more step as the runtime below does, and say whose products it ran."""
         path = super().observed_path()
-        layers = len(projection_names(self.model))
-        taken = path_taken(path.operators, layers, self.products, self.unpacks)
+        calls = {name: _calls(path.operators, pattern) for name, pattern in self._patterns().items()}
+        taken = path_taken(len(projection_names(self.model)), **calls)
         return path.model_copy(update={"facts": path.facts | {"path": taken}})
+
+    def _patterns(self) -> dict[str, re.Pattern[str]]:
+        own = self.products[self.request.cell.device]
+        return {"own": own, "unpacks": self.unpacks, "torch_products": self.torch_products}
 
     def facts(self) -> dict[str, str]:
         """Return what the model says of itself, and what its projections are."""
@@ -139,25 +145,29 @@ def projection_names(model: Any) -> list[str]:
     return [name for name, _ in model.named_modules() if name.endswith("_proj")]
 
 
-def path_taken(operators: Mapping[str, int], layers: int, products: re.Pattern[str], unpacks: re.Pattern[str]) -> str:
+def path_taken(
+    layers: int, own: Mapping[str, int], unpacks: Mapping[str, int], torch_products: Mapping[str, int]
+) -> str:
     """Say whose products multiplied the projections, from the operators of one step.
 
     Args:
-        operators: Calls of each operator.
         layers: Projections of the model; the head is one more product of torch's.
-        products: Operators that multiply by quantised weights as they lie in memory.
-        unpacks: Operators that write 16-bit weights.
+        own: Calls of each operator that multiplies by quantised weights as they lie in memory.
+        unpacks: Calls of those that write 16-bit weights.
+        torch_products: Calls of torch's products.
 
     Returns:
-        `own product: …` where quantised weights were read as they lie in memory, `unpacked: …` where 16-bit weights
-        were written and read again, `unseen` where neither shows, for a library may not go through torch's dispatcher.
+        `own product: …` where quantised weights were read as they lie in memory; `unpacked: …` where 16-bit weights
+        were written and read again; `mixed: …` where some were; `unseen` where nothing shows, for a library need not
+        go through torch's dispatcher.
     """
-    own, unpacked = _calls(operators, products), _calls(operators, unpacks)
-    torch_products = _calls(operators, TORCH_PRODUCTS)
-    if unpacked or sum(torch_products.values()) > 1:
-        return f"unpacked: {_text(own | unpacked | torch_products)} for {layers} projections and the head"
-    if own:
-        return f"own product: {_text(own)} for {layers} projections"
+    beside_head = sum(torch_products.values()) - 1
+    if unpacks or beside_head >= layers:
+        return f"unpacked: {_text({**unpacks, **torch_products})}, {layers} projections and the head"
+    if sum(own.values()) >= layers:
+        return f"own product: {_text(own)}, {layers} projections"
+    if own or beside_head > 0:
+        return f"mixed: {_text({**own, **torch_products})}, {layers} projections and the head"
     return f"unseen: torch's dispatcher shows no product of the {layers} projections"
 
 

@@ -1,5 +1,6 @@
 """An optional library of a runtime: whether it is here, loads, and is of a version that was tried."""
 
+import logging
 import re
 from dataclasses import dataclass
 from importlib import import_module
@@ -29,6 +30,8 @@ class Library:
 
     def reason(self) -> str | None:
         """Say why the library cannot be used here, with the install line; None if it can."""
+        # What a library warns of when it loads, or at every step, is answered here or recorded as the path.
+        logging.getLogger(self.name).setLevel(logging.ERROR)
         install = f"pip install 'memfloor[{self.extra}]'"
         problem = self._missing() if self.only_found else self._not_loading()
         if problem is not None:
