@@ -9,8 +9,10 @@ from memfloor.runtimes.gptqmodel import GptqModel, GptqModelStatic
 from memfloor.runtimes.hf import HfEager
 from memfloor.runtimes.hf_compile import HfCompile
 from memfloor.runtimes.hf_static import HfStatic
+from memfloor.runtimes.hqq import Hqq
 from memfloor.runtimes.llama_cpp import LlamaCpp
 from memfloor.runtimes.protocol import DecodeRequest, Runtime
+from memfloor.runtimes.torchao import Torchao, TorchaoCompile
 
 REGISTRY: dict[str, type[Runtime]] = {
     runtime.name: runtime
@@ -21,6 +23,9 @@ REGISTRY: dict[str, type[Runtime]] = {
         Engine,
         LlamaCpp,
         Bitsandbytes,
+        Torchao,
+        TorchaoCompile,
+        Hqq,
         GptqModel,
         GptqModelStatic,
     )

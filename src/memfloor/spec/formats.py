@@ -11,7 +11,10 @@ from memfloor.errors import UsageError
 
 
 class WeightFormat(BaseModel):
-    """Say what one weight costs in memory, its quantisation scales included."""
+    """Say what one weight costs in memory, its quantisation scales included.
+
+    Columns are padded to a multiple of `columns_multiple`, where a library's tiles need it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -22,18 +25,22 @@ class WeightFormat(BaseModel):
     zero_bits: int = Field(default=0, ge=0)
     outer_scale_bytes: int = 0
     outer_group_size: int = Field(default=0, ge=0)
+    columns_multiple: int = Field(default=1, gt=0)
     source: str
 
     def weight_bytes(self, rows: int, columns: int) -> int:
         """Return the bytes of the numbers of a [rows, columns] weight, without its scales."""
-        return rows * columns * self.bits // 8
+        return rows * self._padded(columns) * self.bits // 8
 
     def scales_bytes(self, rows: int, columns: int) -> int:
         """Return the bytes of the scales and zeros of a [rows, columns] weight; groups run along columns."""
-        groups = rows * -(-columns // (self.group_size or columns))
+        groups = rows * -(-self._padded(columns) // (self.group_size or columns))
         outer_groups = -(-groups // self.outer_group_size) if self.outer_group_size else 0
         zeros_bytes = groups * self.zero_bits // 8
         return groups * self.scale_bytes + zeros_bytes + outer_groups * self.outer_scale_bytes
+
+    def _padded(self, columns: int) -> int:
+        return -(-columns // self.columns_multiple) * self.columns_multiple
 
     @property
     def is_quantized(self) -> bool:
