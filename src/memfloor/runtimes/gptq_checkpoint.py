@@ -109,10 +109,10 @@ class PackedCheckpoint:
         """
         import torch
 
-        tied = model.config.tie_word_embeddings
         with torch.no_grad():
-            for name, parameter in model.named_parameters(remove_duplicate=True):
-                if not name.endswith("_proj.weight") and not (tied and name == "lm_head.weight"):
+            # A tied head is the embedding table, and comes once.
+            for name, parameter in model.named_parameters():
+                if not name.endswith("_proj.weight"):
                     self._copy(name, parameter)
 
     def tensor(self, name: str) -> "torch.Tensor":
