@@ -7,10 +7,13 @@ from memfloor.record import ObservedPath
 from memfloor.runtimes import REGISTRY
 from memfloor.runtimes.hf import HfEager
 from memfloor.runtimes.hf_compile import HfCompile
+from memfloor.runtimes.hf_quantized import HfQuantized
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-# What is compiled takes seconds to prepare, and shows no operators to a census: `test_hf_compile.py` tests it.
-UNCOMPILED = [name for name, kind in REGISTRY.items() if issubclass(kind, HfEager) and not issubclass(kind, HfCompile)]
+# What is compiled takes seconds to prepare, and shows no operators to a census: `test_hf_compile.py` tests it. What is
+# quantised runs other formats: `test_hf_quantized.py` tests it.
+OTHERS = (HfCompile, HfQuantized)
+UNCOMPILED = [name for name, kind in REGISTRY.items() if issubclass(kind, HfEager) and not issubclass(kind, OTHERS)]
 each_runtime = pytest.mark.parametrize("runtime", UNCOMPILED)
 each_family = pytest.mark.parametrize("family", FAMILIES)
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from memfloor.floor import projections
 from memfloor.record import Cell
 from memfloor.runtimes.hf import HfEager
-from memfloor.runtimes.hf_quantized import HfQuantized
+from memfloor.runtimes.hf_quantized import HfQuantized, projection_names
 from memfloor.runtimes.library import Library
+from memfloor.runtimes.stored_quantization import stored_quantization
 
 if TYPE_CHECKING:
     import torch
@@ -67,13 +68,29 @@ class Bitsandbytes(HfQuantized):
             )
         return None
 
+    @classmethod
+    def refused_checkpoint(cls, cell: Cell) -> str | None:
+        """Say why the checkpoint of a cell, quantised by this library or not at all, does not hold its weights."""
+        stored = stored_quantization(cell.weights_from)
+        if stored is None or stored.get("quant_method") != "bitsandbytes":
+            return super().refused_checkpoint(cell)
+        found = "int8" if stored.get("load_in_8bit") else str(stored.get("bnb_4bit_quant_type"))
+        asked = cell.workload.weights.partition("-")[0]
+        return None if found == asked else f"{cell.weights_from} holds weights {found}, not {asked}"
+
+    def finish(self, model: Any) -> None:
+        """Pack what the library has loaded, and give int8 layers the threshold that was asked for."""
+        for name in projection_names(model):
+            layer = model.get_submodule(name)
+            if hasattr(layer, "state"):
+                layer.state.threshold = float(self._threshold())
+            self._use_once(layer)
+
     def quantize_linear(self, linear: "torch.nn.Linear") -> "torch.nn.Module":
         """Return the library's layer for one of torch's, quantised and, on a CPU, packed."""
         layer: torch.nn.Module = self._layer(linear)
         layer.bias = linear.bias
-        layer.eval()
-        # Packs the weights of a CPU, and tells int8 layers where their scales are.
-        layer(linear.weight.new_zeros(1, 1, linear.in_features))
+        self._use_once(layer)
         return layer
 
     def quantized_tensors(self, layer: Any) -> "Iterator[torch.Tensor]":
@@ -96,6 +113,13 @@ class Bitsandbytes(HfQuantized):
         if self.request.cell.workload.weights == "int8":
             return facts | {"threshold": self._threshold()}
         return facts | ({"cpu_kernel": _cpu_kernel()} if self.request.cell.device == "cpu" else {})
+
+    def _use_once(self, layer: Any) -> None:
+        import torch
+
+        layer.eval()
+        # Packs the weights of a CPU, and tells int8 layers where their scales are.
+        layer(torch.zeros(1, 1, layer.in_features, dtype=torch.bfloat16, device=layer.weight.device))
 
     def _threshold(self) -> str:
         return self.request.cell.options.get("threshold", THRESHOLDS[0])

@@ -12,6 +12,7 @@ from memfloor.runtimes.census import operator_census
 from memfloor.runtimes.memory import require_memory
 from memfloor.runtimes.protocol import DecodeRequest, TracedParts
 from memfloor.runtimes.random_weights import fill_parameters, random_tensor
+from memfloor.runtimes.stored_quantization import stored_quantization
 from memfloor.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class HfEager:
             return "torch sees no CUDA GPU"
         if cell.options.get("sdpa", "default") != "default" and cell.device != "cuda":
             return "sdpa back ends are pinned on a CUDA GPU only"
-        return cls.refused_formats(cell)
+        return cls.refused_formats(cell) or cls.refused_checkpoint(cell)
 
     @classmethod
     def refused_formats(cls, cell: Cell) -> str | None:
@@ -66,6 +67,12 @@ class HfEager:
         if workload.kv != workload.weights:
             return f"{cls.name} keeps the KV cache in the weights' type {workload.weights}, not {workload.kv}"
         return None
+
+    @classmethod
+    def refused_checkpoint(cls, cell: Cell) -> str | None:
+        """Say why the checkpoint of a cell is none for this runtime; None if it is one, or there is none."""
+        stored = stored_quantization(cell.weights_from)
+        return stored and f"{cell.weights_from} is quantised by {stored.get('quant_method')}; {cls.name} cannot run it"
 
     @classmethod
     def launches_one_by_one(cls, cell: Cell) -> bool:
@@ -234,8 +241,11 @@ def load_model(cell: Cell, seed: int) -> Any:
 
     arguments: dict[str, Any] = {"dtype": torch_dtype(cell.workload.head), "attn_implementation": "sdpa"}
     if cell.weights_from is not None:
+        if stored_quantization(cell.weights_from):
+            # What is quantised cannot be moved afterwards.
+            arguments["device_map"] = {"": cell.device}
         model: Any = AutoModelForCausalLM.from_pretrained(Path(cell.weights_from), local_files_only=True, **arguments)
-        return model.to(cell.device).eval()
+        return (model if "device_map" in arguments else model.to(cell.device)).eval()
     config = AutoConfig.for_model(**hf_config_fields(cell.spec))
     with torch.device(cell.device), no_init_weights():
         model = AutoModelForCausalLM.from_config(config, **arguments)

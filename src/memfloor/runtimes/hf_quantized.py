@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from memfloor.errors import UsageError
 from memfloor.floor import projections, step_traffic
 from memfloor.record import Cell, ObservedPath
-from memfloor.runtimes.hf import HfEager
+from memfloor.runtimes.hf import HfEager, torch_dtype
 from memfloor.runtimes.library import Library
+from memfloor.runtimes.stored_quantization import stored_quantization
 from memfloor.spec import ModelSpec, weight_format
 
 if TYPE_CHECKING:
@@ -74,21 +75,29 @@ class HfQuantized(HfEager):
     def loaded_cell(self) -> Cell:
         """Return the cell with its weights in the type in which they are loaded."""
         cell = self.request.cell
+        if stored_quantization(cell.weights_from):
+            return cell
         return cell.model_copy(update={"workload": cell.workload.model_copy(update={"weights": cell.workload.head})})
 
     def make_model(self) -> Any:
         """Return the model with quantised projections, whose bytes are those of the weight format.
 
         Raises:
-            UsageError: The library holds other bytes than the format says.
+            UsageError: The library holds other bytes than the format says, or has quantised the head too.
         """
         import torch
 
         model = super().make_model()
         with torch.no_grad():
-            self.quantize(model)
-        self._check_bytes(model)
-        return model
+            if stored_quantization(self.request.cell.weights_from):
+                self.finish(model)
+            else:
+                self.quantize(model)
+        self._check(model)
+        return model.eval()
+
+    def finish(self, model: Any) -> None:
+        """Make a model that was stored quantised ready to decode."""
 
     def quantize(self, model: Any) -> None:
         """Replace every projection in place; where a library wants whole models, override this."""
@@ -129,15 +138,18 @@ class HfQuantized(HfEager):
         layers = (model.get_submodule(name) for name in projection_names(model))
         return sum(tensor.nbytes for layer in layers for tensor in self.quantized_tensors(layer))
 
-    def _check_bytes(self, model: Any) -> None:
+    def _check(self, model: Any) -> None:
         cell = self.request.cell
         traffic = step_traffic(cell.spec, cell.workload, "blocks")
         held, expected = self._held_bytes(model), traffic.attention_weights + traffic.mlp_weights + traffic.scales
         if held != expected:
             raise UsageError(
                 f"{self.name} holds {held} bytes of projections, where {cell.workload.weights} says {expected}: "
-                f"this {self.library.name} stores them in another way"
+                "this version, or this checkpoint, stores them in another way"
             )
+        head = model.get_output_embeddings().weight.dtype
+        if head != torch_dtype(cell.workload.head):
+            raise UsageError(f"the head of {cell.weights_from} is {head}, not {cell.workload.head}")
 
 
 def projection_names(model: Any) -> list[str]:
