@@ -308,18 +308,18 @@ def test_no_cuda_graph_holds_exllamav2(asked):
 def test_a_packed_checkpoint_without_a_path_says_so(source, tmp_path, config, reason):
     folder = packed_folder(tmp_path / "packed", source, "gptq", "gptq", **config)
     with pytest.raises(UsageError, match=f"{folder}: {reason}"):
-        read_packing(tmp_path / "packed")
+        read_packing(folder)
 
 
 def test_another_method_than_the_kernels_says_so(asked, source, tmp_path):
     folder = packed_folder(tmp_path / "packed", source, "awq", "gemm")
     cell = asked("aten-gptq", weights_from=folder).cell
-    assert GptqModel.library_refuses(cell) == f"{folder} is packed for awq, and kernel aten-gptq reads gptq"
+    assert GptqModel.refused_checkpoint(cell) == f"{folder} is packed for awq, and kernel aten-gptq reads gptq"
     unknown = packed_folder(tmp_path / "other", source, "gptq", "gptq", quant_method="hqq")
-    reason = GptqModel.library_refuses(asked("aten-gptq", weights_from=unknown).cell)
+    reason = GptqModel.refused_checkpoint(asked("aten-gptq", weights_from=unknown).cell)
     assert reason == f"unknown quant_method of {unknown} 'hqq'; allowed: awq, gptq"
     own_zeros = packed_folder(tmp_path / "zeros", source, "gptq", "gptq", sym=False)
-    reason = GptqModel.library_refuses(asked("marlin-gptq", weights_from=own_zeros).cell)
+    reason = GptqModel.refused_checkpoint(asked("marlin-gptq", weights_from=own_zeros).cell)
     assert reason == f"{own_zeros} has zeros of its own, and kernel marlin-gptq reads symmetric weights"
 
 

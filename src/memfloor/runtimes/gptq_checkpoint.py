@@ -4,7 +4,6 @@ Read here and not by transformers, which chooses a kernel by itself.
 Source: the `quantization_config` of https://huggingface.co/docs/transformers/quantization/gptq and .../awq
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from memfloor.errors import UsageError
 from memfloor.runtimes.gptq_kernels import BITS, GROUP
+from memfloor.runtimes.stored_quantization import stored_quantization
 
 if TYPE_CHECKING:
     import torch
@@ -38,21 +38,17 @@ class Packing:
     zeros_less_one: bool
 
 
-def read_packing(folder: Path) -> Packing | None:
-    """Return how a checkpoint is packed; None if its weights are not quantised.
+def read_packing(folder: str | None) -> Packing | None:
+    """Return how a checkpoint is packed; None if there is none, or its weights are not quantised.
 
     Raises:
-        UsageError: There is no config, or it names another method, width, group size or layout, or an order of columns.
+        UsageError: Its config cannot be read, or names another method, width, group size or layout, or reordered columns.
     """
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        quantization: Mapping[str, Any] | None = config.get("quantization_config")
-    except (OSError, ValueError, AttributeError) as error:
-        raise UsageError(f"cannot read {folder / 'config.json'}: {error}") from error
-    return None if quantization is None else _packing(folder, quantization)
+    config = stored_quantization(folder)
+    return None if config is None else _packing(str(folder), config)
 
 
-def _packing(folder: Path, config: Mapping[str, Any]) -> Packing:
+def _packing(folder: str, config: Mapping[str, Any]) -> Packing:
     method = config.get("quant_method")
     if method not in FORMATS:
         raise UsageError.unknown(f"quant_method of {folder}", method, FORMATS)

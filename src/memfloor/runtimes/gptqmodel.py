@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from memfloor.errors import UsageError
 from memfloor.record import Cell, ObservedPath
-from memfloor.runtimes.gptq_checkpoint import PackedCheckpoint, Packing, read_packing
+from memfloor.runtimes.gptq_checkpoint import PackedCheckpoint, read_packing
 from memfloor.runtimes.gptq_kernels import BITS, GROUP, KERNELS, Kernel, kernel_reason
 from memfloor.runtimes.gptq_packing import pack, round_to_nearest
 from memfloor.runtimes.hf_quantized import HfQuantized, projection_names
@@ -66,10 +66,23 @@ class GptqModel(HfQuantized):
         return super().refused_formats(cell) or kernel_reason(kernel_name(cell), cell)
 
     @classmethod
+    def refused_checkpoint(cls, cell: Cell) -> str | None:
+        """Say why the checkpoint of a cell, packed or not, is none for its kernel; None if it is one."""
+        try:
+            packing = read_packing(cell.weights_from)
+        except UsageError as error:
+            return str(error)
+        name = kernel_name(cell)
+        if packing is not None and packing.method != KERNELS[name].method:
+            return f"{cell.weights_from} is packed for {packing.method}, and kernel {name} reads {KERNELS[name].method}"
+        if packing is not None and KERNELS[name].layer == "MarlinLinear" and not packing.symmetric:
+            return f"{cell.weights_from} has zeros of its own, and kernel {name} reads symmetric weights"
+        return None
+
+    @classmethod
     def library_refuses(cls, cell: Cell) -> str | None:
-        """Say which operators or checkpoint the kernel lacks; None if it has both."""
-        kernel = KERNELS[kernel_name(cell)]
-        return _operators_reason(cell, kernel) or _checkpoint_reason(cell, kernel)
+        """Say which operators the kernel lacks; None if it has them, or compiles them."""
+        return _operators_reason(cell, KERNELS[kernel_name(cell)])
 
     @property
     def kernel(self) -> Kernel:
@@ -77,25 +90,29 @@ class GptqModel(HfQuantized):
         return KERNELS[kernel_name(self.request.cell)]
 
     def loaded_cell(self) -> Cell:
-        """Return the cell in 16 bits; without its checkpoint where that is packed and read here."""
-        loaded = super().loaded_cell()
-        return loaded if self._packing() is None else loaded.model_copy(update={"weights_from": None})
+        """Return the cell in 16 bits; without its checkpoint where that is packed and read afterwards."""
+        cell = self.request.cell
+        workload = cell.workload.model_copy(update={"weights": cell.workload.head})
+        weights_from = None if read_packing(cell.weights_from) else cell.weights_from
+        return cell.model_copy(update={"workload": workload, "weights_from": weights_from})
+
+    def finish(self, model: Any) -> None:
+        """Fill a model of the right shape from a packed checkpoint."""
+        cell = self.request.cell
+        packing = read_packing(cell.weights_from)
+        assert packing is not None
+        self._load_operators()
+        packed = PackedCheckpoint(Path(str(cell.weights_from)), packing, cell.device)
+        packed.load_rest(model)
+        for name in projection_names(model):
+            model.set_submodule(name, make_layer(self.kernel, model.get_submodule(name), packed.layer(name)))
+        self._lay_out(model)
 
     def quantize(self, model: Any) -> None:
-        """Replace every projection, let the library lay its tensors out for the kernel, and call each layer once."""
+        """Replace every projection by one that was rounded from it."""
         self._load_operators()
-        packing = self._packing()
-        if packing is not None:
-            cell = self.request.cell
-            packed = PackedCheckpoint(Path(str(cell.weights_from)), packing, cell.device)
-            packed.load_rest(model)
-            for name in projection_names(model):
-                model.set_submodule(name, make_layer(self.kernel, model.get_submodule(name), packed.layer(name)))
-        else:
-            super().quantize(model)
-        _library("utils.model").hf_gptqmodel_post_init(model, use_act_order=False)
-        for name in projection_names(model):
-            _call_once(model.get_submodule(name), model.dtype, self.request.cell.device)
+        super().quantize(model)
+        self._lay_out(model)
 
     def quantize_linear(self, linear: "torch.nn.Linear") -> "torch.nn.Module":
         """Return a layer of the kernel's class, rounded from one of torch's."""
@@ -121,13 +138,19 @@ class GptqModel(HfQuantized):
         """Return what the model says of itself, and which kernel was asked for."""
         from importlib.metadata import version
 
-        weights = "packed checkpoint" if self._packing() else "rounded to nearest, no calibration"
+        weights = (
+            "packed checkpoint"
+            if read_packing(self.request.cell.weights_from)
+            else "rounded to nearest, no calibration"
+        )
         asked = {"kernel": kernel_name(self.request.cell), "gptqmodel": version("gptqmodel"), "quantised": weights}
         return super().facts() | asked
 
-    def _packing(self) -> Packing | None:
-        folder = self.request.cell.weights_from
-        return None if folder is None else read_packing(Path(folder))
+    def _lay_out(self, model: Any) -> None:
+        # Some layers lay their tensors out for the kernel here, and some at their first call, which is no part of a step.
+        _library("utils.model").hf_gptqmodel_post_init(model, use_act_order=False)
+        for name in projection_names(model):
+            _call_once(model.get_submodule(name), model.dtype, self.request.cell.device)
 
     def _load_operators(self) -> None:
         """Load the library's operators, or compile them.
@@ -233,7 +256,6 @@ def _put(layer: "torch.nn.Module", name: str, tensor: "torch.Tensor") -> None:
 
 
 def _call_once(layer: Any, dtype: "torch.dtype", device: str) -> None:
-    # Some layers lay their tensors out at their first call, which is no part of a step.
     import torch
 
     layer(torch.zeros(1, layer.in_features, dtype=dtype, device=device))
@@ -247,21 +269,6 @@ def _operators_reason(cell: Cell, kernel: Kernel) -> str | None:
         return f"kernel {kernel_name(cell)} has no operators of its own; operators=jit"
     file = operators_file(extension)
     return None if file.is_file() else f"operators=prebuilt needs {file}, which is not there; operators=jit compiles it"
-
-
-def _checkpoint_reason(cell: Cell, kernel: Kernel) -> str | None:
-    if cell.weights_from is None:
-        return None
-    try:
-        packing = read_packing(Path(cell.weights_from))
-    except UsageError as error:
-        return str(error)
-    name = kernel_name(cell)
-    if packing is not None and packing.method != kernel.method:
-        return f"{cell.weights_from} is packed for {packing.method}, and kernel {name} reads {kernel.method}"
-    if packing is not None and kernel.layer == "MarlinLinear" and not packing.symmetric:
-        return f"{cell.weights_from} has zeros of its own, and kernel {name} reads symmetric weights"
-    return None
 
 
 def _load_prebuilt(file: Path) -> None:
