@@ -12,8 +12,9 @@ from memfloor.floor import step_traffic
 from memfloor.runtimes import DecodeRequest, find_runtime
 from memfloor.runtimes.gptq_checkpoint import ONES, PackedCheckpoint, Packing, read_packing
 from memfloor.runtimes.gptq_kernels import KERNELS
+from memfloor.runtimes.gptq_operators import gptqmodel_module, load_operators, operators_file
 from memfloor.runtimes.gptq_packing import pack, round_to_nearest
-from memfloor.runtimes.gptqmodel import GptqModel, GptqModelStatic, make_layer, operators_file
+from memfloor.runtimes.gptqmodel import GptqModel, GptqModelStatic, make_layer
 from memfloor.runtimes.hf import load_model
 from memfloor.runtimes.hf_quantized import projection_names
 
@@ -285,6 +286,21 @@ def test_prebuilt_operators_that_are_not_there_say_where_they_belong(asked, monk
     assert GptqModel.library_refuses(cell) is None
     reason = "kernel aten-gptq has no operators of its own; operators=jit"
     assert GptqModel.library_refuses(asked(options={"operators": "prebuilt"}).cell) == reason
+
+
+def test_operators_and_a_library_that_do_not_load_say_what_was_said(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    operators_file("exllamav2").parent.mkdir(parents=True)
+    operators_file("exllamav2").write_bytes(b"nothing")
+    with pytest.raises(UsageError, match=r"gptqmodel_exllamav2_ops\.so does not load: .*"):
+        load_operators("exllamav2", prebuilt=True)
+
+    def fail(name):
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr("memfloor.runtimes.gptq_operators.import_module", fail)
+    with pytest.raises(UsageError, match=r"^gptqmodel does not load: operator torchvision::nms does not exist$"):
+        gptqmodel_module("extension")
 
 
 def test_no_cuda_graph_holds_exllamav2(asked):

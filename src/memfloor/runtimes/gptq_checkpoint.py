@@ -42,7 +42,7 @@ def read_packing(folder: str | None) -> Packing | None:
     """Return how a checkpoint is packed; None if there is none, or its weights are not quantised.
 
     Raises:
-        UsageError: Its config cannot be read, or names another method, width, group size or layout, or reordered columns.
+        UsageError: Its config cannot be read, or names another method, width, group size, layout or order of columns.
     """
     config = stored_quantization(folder)
     return None if config is None else _packing(str(folder), config)

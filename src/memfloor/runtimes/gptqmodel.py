@@ -4,10 +4,8 @@ The library's own selection of a kernel is not used: a layer of the class that w
 the operators of a step say whether it ran. Weights are rounded to nearest in place, or read from a packed checkpoint.
 """
 
-import os
 import re
 from collections.abc import Iterator, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,6 +13,7 @@ from memfloor.errors import UsageError
 from memfloor.record import Cell, ObservedPath
 from memfloor.runtimes.gptq_checkpoint import PackedCheckpoint, read_packing
 from memfloor.runtimes.gptq_kernels import BITS, GROUP, KERNELS, Kernel, kernel_reason
+from memfloor.runtimes.gptq_operators import extension_name, gptqmodel_module, load_operators, operators_reason
 from memfloor.runtimes.gptq_packing import pack, round_to_nearest
 from memfloor.runtimes.hf_quantized import HfQuantized, projection_names
 from memfloor.runtimes.hf_static import HfStatic
@@ -37,7 +36,7 @@ class GptqModel(HfQuantized):
     """Decode as `hf-eager` does, with GPTQModel's layers.
 
     Options: `kernel`, see gptq_kernels.py; `operators` = jit (compiled by the library at first use, which takes
-    minutes, and kept in its cache) or prebuilt (loaded from `operators_folder()`).
+    minutes, and kept in its cache) or prebuilt (see gptq_operators.py).
     """
 
     name: ClassVar[str] = "gptqmodel"
@@ -82,7 +81,7 @@ class GptqModel(HfQuantized):
     @classmethod
     def library_refuses(cls, cell: Cell) -> str | None:
         """Say which operators the kernel lacks; None if it has them, or compiles them."""
-        return _operators_reason(cell, KERNELS[kernel_name(cell)])
+        return operators_reason(kernel_name(cell), cell.workload.head) if _is_prebuilt(cell) else None
 
     @property
     def kernel(self) -> Kernel:
@@ -147,27 +146,17 @@ class GptqModel(HfQuantized):
         return super().facts() | asked
 
     def _lay_out(self, model: Any) -> None:
-        # Some layers lay their tensors out for the kernel here, and some at their first call, which is no part of a step.
-        _library("utils.model").hf_gptqmodel_post_init(model, use_act_order=False)
+        # Some layers lay their tensors out for the kernel here, others at their first call, which is no part of a step.
+        gptqmodel_module("utils.model").hf_gptqmodel_post_init(model, use_act_order=False)
         for name in projection_names(model):
             _call_once(model.get_submodule(name), model.dtype, self.request.cell.device)
 
     def _load_operators(self) -> None:
-        """Load the library's operators, or compile them.
-
-        Raises:
-            UsageError: They do not load or compile here.
-        """
         cell = self.request.cell
         extension = extension_name(self.kernel, cell.workload.head)
-        if extension is None:
-            return
-        if cell.options.get("operators", OPERATORS[0]) == "prebuilt":
-            _load_prebuilt(operators_file(extension))
-        extensions = _library("extension")
-        self.request.report(f"loading {extension}, which GPTQModel compiles the first time")
-        if not extensions.is_available(extension):
-            raise UsageError(f"gptqmodel's {extension} does not load: {extensions.error(extension)}")
+        if extension is not None:
+            self.request.report(f"loading {extension}, which GPTQModel compiles the first time")
+            load_operators(extension, prebuilt=_is_prebuilt(cell))
 
 
 class GptqModelStatic(GptqModel, HfStatic):
@@ -191,19 +180,8 @@ def kernel_name(cell: Cell) -> str:
     return cell.options.get("kernel", DEFAULT_KERNEL)
 
 
-def extension_name(kernel: Kernel, dtype: str) -> str | None:
-    """Return the operator library of a kernel for activations of a type; None where torch has the operator."""
-    return kernel.extensions[dtype] if kernel.extensions else None
-
-
-def operators_folder() -> Path:
-    """Return the user's folder of prebuilt operator libraries, below `XDG_CACHE_HOME` where that is set."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "memfloor" / "gptqmodel"
-
-
-def operators_file(extension: str) -> Path:
-    """Return the file of a prebuilt operator library, named as the library's own build names it."""
-    return operators_folder() / f"gptqmodel_{extension}_ops.so"
+def _is_prebuilt(cell: Cell) -> bool:
+    return cell.options.get("operators", OPERATORS[0]) == "prebuilt"
 
 
 def make_layer(kernel: Kernel, linear: "torch.nn.Linear", tensors: "Mapping[str, torch.Tensor]") -> "torch.nn.Module":
@@ -214,7 +192,7 @@ def make_layer(kernel: Kernel, linear: "torch.nn.Linear", tensors: "Mapping[str,
     """
     import torch
 
-    layer_class = getattr(_library(f"nn_modules.qlinear.{kernel.module}"), kernel.layer)
+    layer_class = getattr(gptqmodel_module(f"nn_modules.qlinear.{kernel.module}"), kernel.layer)
     with torch.device(linear.weight.device):
         layer: torch.nn.Module = layer_class(
             bits=BITS,
@@ -237,14 +215,6 @@ def make_layer(kernel: Kernel, linear: "torch.nn.Linear", tensors: "Mapping[str,
     return layer.eval()
 
 
-def _library(module: str) -> Any:
-    try:
-        return import_module(f"gptqmodel.{module}")
-    except (ImportError, OSError, RuntimeError) as error:
-        # Its first import loads dozens of libraries, some of which may be built for another torch.
-        raise UsageError(f"gptqmodel does not load: {error}") from error
-
-
 def _put(layer: "torch.nn.Module", name: str, tensor: "torch.Tensor") -> None:
     import torch
 
@@ -259,22 +229,3 @@ def _call_once(layer: Any, dtype: "torch.dtype", device: str) -> None:
     import torch
 
     layer(torch.zeros(1, layer.in_features, dtype=dtype, device=device))
-
-
-def _operators_reason(cell: Cell, kernel: Kernel) -> str | None:
-    if cell.options.get("operators", OPERATORS[0]) != "prebuilt":
-        return None
-    extension = extension_name(kernel, cell.workload.head)
-    if extension is None:
-        return f"kernel {kernel_name(cell)} has no operators of its own; operators=jit"
-    file = operators_file(extension)
-    return None if file.is_file() else f"operators=prebuilt needs {file}, which is not there; operators=jit compiles it"
-
-
-def _load_prebuilt(file: Path) -> None:
-    import torch
-
-    try:
-        torch.ops.load_library(file)
-    except OSError as error:
-        raise UsageError(f"{file} does not load: {error}") from error
