@@ -72,7 +72,9 @@ class HfEager:
     def refused_checkpoint(cls, cell: Cell) -> str | None:
         """Say why the checkpoint of a cell is none for this runtime; None if it is one, or there is none."""
         stored = stored_quantization(cell.weights_from)
-        return stored and f"{cell.weights_from} is quantised by {stored.get('quant_method')}; {cls.name} cannot run it"
+        if stored is None:
+            return None
+        return f"{cell.weights_from} is quantised by {stored.get('quant_method')}; {cls.name} cannot run it"
 
     @classmethod
     def launches_one_by_one(cls, cell: Cell) -> bool:
