@@ -47,6 +47,9 @@ def test_every_kv_format_names_its_source(name):
 def test_scales_by_hand():
     assert weight_format("int4-g128").scales_bytes(3, 256) == 3 * 2 * 4
     assert weight_format("int4-g32").scales_bytes(3, 256) == 3 * 8 * 2
+    assert weight_format("int4-g128-sym").scales_bytes(6, 256) == 6 * 2 * 2
+    # Beside 12 scales of two bytes, 12 zeros of half a byte.
+    assert weight_format("int4-g128-zp").scales_bytes(6, 256) == 6 * 2 * 2 + 6
     assert weight_format("int8").scales_bytes(3, 256) == 3 * 4
     assert weight_format("bf16").scales_bytes(3, 256) == 0
     # 3 rows of 4 blocks of 64 with one byte each, and one float32 for all twelve.

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from memfloor.errors import UsageError
 from memfloor.runtimes.bitsandbytes import Bitsandbytes
 from memfloor.runtimes.engine import Engine
+from memfloor.runtimes.gptqmodel import GptqModel, GptqModelStatic
 from memfloor.runtimes.hf import HfEager
 from memfloor.runtimes.hf_compile import HfCompile
 from memfloor.runtimes.hf_static import HfStatic
@@ -25,6 +26,8 @@ REGISTRY: dict[str, type[Runtime]] = {
         Torchao,
         TorchaoCompile,
         Hqq,
+        GptqModel,
+        GptqModelStatic,
     )
 }
 

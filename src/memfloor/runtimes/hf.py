@@ -109,7 +109,7 @@ class HfEager:
 
     def make_model(self) -> Any:
         """Return the model in evaluation mode."""
-        return load_model(self.request.cell, self.request.seed)
+        return load_model(self.loaded_cell(), self.request.seed)
 
     def fill(self) -> None:
         """Fill the empty cache up to `start_len` tokens."""

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,7 @@ class Library:
         at_least: First version that was tried.
         below: First version that was not.
         package: Name of the distribution, where it is not that of the module.
+        only_found: Modules that must be found, of a library whose import changes the process that asks.
     """
 
     name: str
@@ -24,23 +26,34 @@ class Library:
     at_least: tuple[int, ...]
     below: tuple[int, ...]
     package: str | None = None
+    only_found: tuple[str, ...] = ()
 
     def reason(self) -> str | None:
         """Say why the library cannot be used here, with the install line; None if it can."""
         # What a library warns of when it loads, or at every step, is answered here or recorded as the path.
         logging.getLogger(self.name).setLevel(logging.ERROR)
         install = f"pip install 'memfloor[{self.extra}]'"
-        try:
-            import_module(self.name)
-        except ModuleNotFoundError as error:
-            return f"{error.name} is not installed; {install}"
-        except (ImportError, OSError, RuntimeError, AttributeError) as error:
-            # What loading raises where a library was built for another torch, device or machine.
-            return f"{self.name} does not load ({_first_line(error)}); {install}"
+        problem = self._missing() if self.only_found else self._not_loading()
+        if problem is not None:
+            return f"{problem}; {install}"
         found = version(self.package or self.name)
         if self.at_least <= _numbers(found) < self.below:
             return None
         return f"{self.name} {found} was not tried; {install}, which needs {self._range()}"
+
+    def _missing(self) -> str | None:
+        missing = [name for name in self.only_found if find_spec(name) is None]
+        return f"{missing[0]} is not installed" if missing else None
+
+    def _not_loading(self) -> str | None:
+        try:
+            import_module(self.name)
+        except ModuleNotFoundError as error:
+            return f"{error.name} is not installed"
+        except (ImportError, OSError, RuntimeError, AttributeError) as error:
+            # What loading raises where a library was built for another torch, device or machine.
+            return f"{self.name} does not load ({_first_line(error)})"
+        return None
 
     def _range(self) -> str:
         lowest, highest = (".".join(map(str, numbers)) for numbers in (self.at_least, self.below))

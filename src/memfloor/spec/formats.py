@@ -22,6 +22,7 @@ class WeightFormat(BaseModel):
     bits: int = Field(gt=0)
     scale_bytes: int = 0
     group_size: int = Field(default=0, ge=0)
+    zero_bits: int = Field(default=0, ge=0)
     outer_scale_bytes: int = 0
     outer_group_size: int = Field(default=0, ge=0)
     columns_multiple: int = Field(default=1, gt=0)
@@ -35,7 +36,8 @@ class WeightFormat(BaseModel):
         """Return the bytes of the scales and zeros of a [rows, columns] weight; groups run along columns."""
         groups = rows * -(-self._padded(columns) // (self.group_size or columns))
         outer_groups = -(-groups // self.outer_group_size) if self.outer_group_size else 0
-        return groups * self.scale_bytes + outer_groups * self.outer_scale_bytes
+        zeros_bytes = groups * self.zero_bits // 8
+        return groups * self.scale_bytes + zeros_bytes + outer_groups * self.outer_scale_bytes
 
     def _padded(self, columns: int) -> int:
         return -(-columns // self.columns_multiple) * self.columns_multiple
