@@ -8,6 +8,7 @@ from memfloor.runtimes.hf import HfEager
 from memfloor.runtimes.hf_compile import HfCompile
 from memfloor.runtimes.hf_static import HfStatic
 from memfloor.runtimes.llama_cpp import LlamaCpp
+from memfloor.runtimes.openvino import OpenVino
 from memfloor.runtimes.protocol import DecodeRequest, Runtime
 
 REGISTRY: dict[str, type[Runtime]] = {
@@ -18,6 +19,7 @@ REGISTRY: dict[str, type[Runtime]] = {
         HfCompile,
         Engine,
         LlamaCpp,
+        OpenVino,
     )
 }
 

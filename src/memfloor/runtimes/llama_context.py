@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from memfloor.errors import UsageError
 
@@ -54,6 +55,26 @@ def _keep_error(level: int, text: bytes, _data: object) -> None:
 def last_words() -> str:
     """Return the last errors that llama.cpp logged."""
     return "; ".join(_last_words) or "llama.cpp gave no reason"
+
+
+def quantize_rows(numbers: NDArray[np.float32], kind: int) -> NDArray[np.uint8]:
+    """Return rows of numbers [N, K] as llama.cpp itself quantises them, without an importance matrix.
+
+    Args:
+        numbers: The rows; K is a multiple of the type's block.
+        kind: ggml's number of the type.
+    """
+    import gguf
+
+    api = silent_api()
+    rows = np.ascontiguousarray(numbers, np.float32)
+    quantized = np.empty(gguf.quants.quant_shape_to_byte_shape(rows.shape, gguf.GGMLQuantizationType(kind)), np.uint8)
+    pointer, count = ctypes.c_void_p, ctypes.c_int64
+    types = (ctypes.c_size_t, ctypes.c_int, pointer, pointer, count, count, count, pointer)
+    quantize = ctypes.CFUNCTYPE(*types)(("ggml_quantize_chunk", api.llama_cpp._lib))
+    written = quantize(kind, rows.ctypes.data, quantized.ctypes.data, 0, *rows.shape, None)
+    assert written == quantized.nbytes
+    return quantized
 
 
 class LlamaModel:
@@ -136,9 +157,9 @@ class LlamaContext:
             self._logits = np.ctypeslib.as_array(pointer, (self._vocab_size,))
         return int(self._logits.argmax())
 
-    def logits_bytes(self) -> bytes:
-        """Return the last step's logits, float32 [V], as they lie in memory."""
-        return self._logits.tobytes()
+    def logits(self) -> NDArray[np.float32]:
+        """Return a copy of the last step's logits, [V]."""
+        return self._logits.copy()
 
     def prefill(self, tokens: Sequence[int]) -> None:
         """Append tokens in chunks."""

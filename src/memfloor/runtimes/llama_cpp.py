@@ -1,12 +1,13 @@
 """llama.cpp through llama-cpp-python, on the CPU: the weights in its own file format, one low-level call per step."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from memfloor.engine.checkpoint import Checkpoint
 from memfloor.engine.cpu.native import allowed_cpus
@@ -15,7 +16,7 @@ from memfloor.floor import check_context
 from memfloor.record import Cell, ObservedPath, Outputs
 from memfloor.runtimes.gguf_file import (
     ARCHITECTURES,
-    GGUF_TYPES,
+    FILE_TYPES,
     GROUP_WEIGHTS,
     ROPE_TYPES,
     CheckpointWeights,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 # ggml.h: enum ggml_type.
 KV_TYPES = {"fp16": 1, "bf16": 30}
+LAYERS_OF_70B = 80
 
 
 class LlamaCpp:
@@ -41,7 +43,7 @@ class LlamaCpp:
     """
 
     name: ClassVar[str] = "llama-cpp"
-    summary: ClassVar[str] = "llama.cpp on the CPU: bf16, Q8_0 (int8-g32) or Q4_0 (int4-g32), head included"
+    summary: ClassVar[str] = "llama.cpp on the CPU: bf16, Q8_0 (int8-g32), Q4_0 (int4-g32) or Q4_K_M (q4-k-m), head included"
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {"flash": ("on", "off")}
 
     def __init__(self, request: DecodeRequest) -> None:
@@ -103,7 +105,16 @@ class LlamaCpp:
         for _ in range(steps):
             self.step()
             tokens.append((self.token,))
-        return Outputs(tokens=tuple(tokens), logits_sha256=hashlib.sha256(context.logits_bytes()).hexdigest())
+        return Outputs(tokens=tuple(tokens), logits_sha256=hashlib.sha256(context.logits().tobytes()).hexdigest())
+
+    def forced_logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Decode the given tokens one a step from where the prepared cache ends; return what follows each, [T, V]."""
+        context, logits = self._prepared(), []
+        for token in tokens:
+            self.token = token
+            self.step()
+            logits.append(context.logits())
+        return np.stack(logits)
 
     def observed_path(self) -> ObservedPath:
         """Take one more step in a second context that counts its operators."""
@@ -143,6 +154,8 @@ class LlamaCpp:
         cell, tokens, seed = self.request.cell, self.request.start_len, self.request.seed
         vector = cell.spec.num_key_value_heads * cell.spec.head_dim
         layout = StateLayout(cell.spec.num_hidden_layers, vector, KV_TYPES[cell.workload.kv], not self._flash())
+        if not tokens:
+            return "empty"
         if not cell.prefill and fill_cache(context, layout, tokens, seed):
             return "random keys and values, written as a state"
         context.prefill(np.random.default_rng(seed).integers(cell.spec.vocab_size, size=tokens).tolist())
@@ -161,9 +174,11 @@ def cell_reason(cell: Cell) -> str | None:
     refused = {
         f"llama-cpp runs on a cpu here, not on {cell.device}": cell.device != "cpu",
         f"batch {cell.workload.batch} is not 1": cell.workload.batch != 1,
-        f"llama-cpp runs weights {', '.join(GGUF_TYPES)}, not {weights}": weights not in GGUF_TYPES,
+        f"llama-cpp runs weights {', '.join(FILE_TYPES)}, not {weights}": weights not in FILE_TYPES,
         f"llama-cpp keeps the head in the weights' format {weights}, not {head}; --head {weights}": head != weights,
         f"llama-cpp keeps the KV cache in {', '.join(KV_TYPES)}, not {kv}": kv not in KV_TYPES,
+        "q4-k-m of a model of 80 layers is another mix, whose V is Q5_K": weights == "q4-k-m"
+        and cell.spec.num_hidden_layers == LAYERS_OF_70B,
     }
     return next((reason for reason, holds in refused.items() if holds), None) or _shape_reason(cell.spec)
 
