@@ -43,7 +43,9 @@ class LlamaCpp:
     """
 
     name: ClassVar[str] = "llama-cpp"
-    summary: ClassVar[str] = "llama.cpp on the CPU: bf16, Q8_0 (int8-g32), Q4_0 (int4-g32) or Q4_K_M (q4-k-m), head included"
+    summary: ClassVar[str] = (
+        "llama.cpp on the CPU: bf16, Q8_0 (int8-g32), Q4_0 (int4-g32) or Q4_K_M (q4-k-m), head included"
+    )
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {"flash": ("on", "off")}
 
     def __init__(self, request: DecodeRequest) -> None:

@@ -1,6 +1,7 @@
 """OpenVINO on the CPU: a stateful model whose weights NNCF compressed, one inference per step."""
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,13 @@ LIBRARIES = ("openvino", "nncf")
 # Releases whose states and runtime graph were tried.
 FIRST_RELEASE, BEYOND_RELEASE = (2026, 4), (2026, 5)
 PRECISIONS = {"bf16": "bf16", "fp16": "f16", "fp32": "f32"}
+RECORDED = (
+    "INFERENCE_PRECISION_HINT",
+    "KV_CACHE_PRECISION",
+    "INFERENCE_NUM_THREADS",
+    "NUM_STREAMS",
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE",
+)
 # Nodes that run nothing.
 NO_KERNELS = ("Const", "Input", "Output")
 PREFILL_CHUNK_TOKENS = 512
@@ -44,17 +52,19 @@ class Compression:
         mode: NNCF's name of it.
         group_size: Weights along K that share a scale; None stands for a whole row.
         head: Format of the head and of the embedding table, which NNCF keeps in 8 bits unless told to do otherwise.
+        reads: The plugin's names of the types that matrices and head are then read in.
     """
 
     mode: str
     group_size: int | None
     head: str
+    reads: tuple[str, ...]
 
 
 COMPRESSIONS = {
-    "nncf-int8-sym": Compression("INT8_SYM", None, "nncf-int8-sym"),
-    "nncf-int8-asym": Compression("INT8_ASYM", None, "nncf-int8-asym"),
-    "nncf-int4-sym-g128": Compression("INT4_SYM", 128, "nncf-int8-asym"),
+    "nncf-int8-sym": Compression("INT8_SYM", None, "nncf-int8-sym", ("i8",)),
+    "nncf-int8-asym": Compression("INT8_ASYM", None, "nncf-int8-asym", ("u8",)),
+    "nncf-int4-sym-g128": Compression("INT4_SYM", 128, "nncf-int8-asym", ("i4", "u8")),
 }
 
 
@@ -138,7 +148,9 @@ class OpenVino:
         """Take one more step and count the kernels of the compiled graph."""
         self.step()
         assert self.compiled is not None
-        return ObservedPath(operators=count_kernels(self.compiled), facts=self._facts())
+        kernels = count_kernels(self.compiled)
+        path = taken_path(kernels, self.request.cell.workload.weights)
+        return ObservedPath(operators=kernels, facts=self._facts() | {"path": path})
 
     def cached_len(self) -> int:
         """Return the number of tokens in the KV cache."""
@@ -179,15 +191,12 @@ class OpenVino:
 
     def _facts(self) -> dict[str, str]:
         assert self.compiled is not None
-        names = ("INFERENCE_PRECISION_HINT", "KV_CACHE_PRECISION", "INFERENCE_NUM_THREADS", "NUM_STREAMS")
-        settings = {name.lower(): str(self.compiled.get_property(name)) for name in names}
-        group = self.compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE")
+        settings = {name.lower(): _text(self.compiled.get_property(name)) for name in RECORDED}
         fill = "prefill of random tokens" if self.request.cell.prefill else "random keys and values, written as states"
         return settings | {
             "launch": "one inference per step, greedy",
             "openvino": version("openvino"),
             "nncf": version("nncf"),
-            "dynamic_quantization_group_size": str(group),
             "cache_fill": fill if self.request.start_len else "empty",
         }
 
@@ -241,6 +250,7 @@ def build_model(cell: Cell, seed: int) -> "openvino.Model":
         return model
     import nncf
 
+    nncf.set_log_level(logging.ERROR)
     asked = COMPRESSIONS[weights]
     compressed: openvino.Model = nncf.compress_weights(
         model, mode=nncf.CompressWeightsMode[asked.mode], group_size=asked.group_size
@@ -257,11 +267,29 @@ def _settings(cell: Cell) -> dict[str, str | int]:
     }
 
 
+def _text(value: object) -> str:
+    # A type says its name, such as bf16, by a method.
+    return str(value.to_string()) if hasattr(value, "to_string") else str(value)
+
+
 def count_kernels(compiled: "openvino.CompiledModel") -> dict[str, int]:
-    """Return how often the compiled graph holds each kind of node with the kernel that was chosen for it."""
+    """Return how often the compiled graph holds each kind of node, with the kernel and the type that were chosen for it.
+
+    The type of a FullyConnected node is that of the weights it reads.
+    """
     counts: Counter[str] = Counter()
     for node in compiled.get_runtime_model().get_ordered_ops():
-        kind, kernel = (str(node.get_rt_info()[name].astype(str)) for name in ("layerType", "primitiveType"))
+        info, fields = node.get_rt_info(), ("layerType", "primitiveType", "runtimePrecision")
+        kind, kernel, precision = (str(info[field].astype(str)) for field in fields)
         if kind not in NO_KERNELS:
-            counts[f"{kind} {kernel}"] += 1
+            counts[f"{kind} {kernel} {precision}"] += 1
     return dict(sorted(counts.items()))
+
+
+def taken_path(kernels: Mapping[str, int], weights: str) -> str:
+    """Say whether every matrix was read in the format asked for, by the types that its nodes read."""
+    read = {name.rpartition(" ")[2] for name in kernels if name.startswith("FullyConnected")}
+    asked = set(COMPRESSIONS[weights].reads) if weights in COMPRESSIONS else {PRECISIONS[weights]}
+    if read == asked:
+        return f"matrices read as {', '.join(sorted(read))}"
+    return f"NOT AS ASKED: matrices read as {', '.join(sorted(read))}, not {', '.join(sorted(asked))}"

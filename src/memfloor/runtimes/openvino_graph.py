@@ -92,11 +92,15 @@ class _Graph:
     def _attention(self, hidden: Any, layer: int) -> Any:
         op, spec, prefix = self.op, self.spec, f"model.layers.{layer}.self_attn"
         query = self._turned(self._heads(hidden, f"{prefix}.q_proj", spec.num_attention_heads))
-        key = self._cached(self._turned(self._heads(hidden, f"{prefix}.k_proj", spec.num_key_value_heads)), f"key.{layer}")
+        key = self._cached(
+            self._turned(self._heads(hidden, f"{prefix}.k_proj", spec.num_key_value_heads)), f"key.{layer}"
+        )
         value = self._cached(self._heads(hidden, f"{prefix}.v_proj", spec.num_key_value_heads), f"value.{layer}")
         mask = self._causal_mask(key)
         attended = op.scaled_dot_product_attention(query, self._shared(key), self._shared(value), mask, causal=False)
-        joined = op.reshape(op.transpose(attended, op.constant([0, 2, 1, 3])), op.constant([0, 0, -1]), special_zero=True)
+        joined = op.reshape(
+            op.transpose(attended, op.constant([0, 2, 1, 3])), op.constant([0, 0, -1]), special_zero=True
+        )
         return self._linear(joined, f"{prefix}.o_proj")
 
     def _mlp(self, hidden: Any, prefix: str) -> Any:
@@ -118,7 +122,7 @@ class _Graph:
         step, axis = op.constant([1]), op.constant([3])
         first = op.slice(heads, op.constant([0]), op.constant([half]), step, axis)
         second = op.slice(heads, op.constant([half]), op.constant([np.iinfo(np.int64).max]), step, axis)
-        rotated = op.concat([op.multiply(second, op.constant(np.float32([[[[-1.0]]]]))), first], -1)
+        rotated = op.concat([op.multiply(second, op.constant(np.full((1, 1, 1, 1), -1.0, np.float32))), first], -1)
         return op.add(op.multiply(heads, self.cos), op.multiply(rotated, self.sin))
 
     def _turns(self) -> tuple[Any, Any]:
