@@ -8,6 +8,7 @@ from memfloor.runtimes.hf import HfEager
 from memfloor.runtimes.hf_compile import HfCompile
 from memfloor.runtimes.hf_static import HfStatic
 from memfloor.runtimes.llama_cpp import LlamaCpp
+from memfloor.runtimes.onnxruntime_genai import OnnxRuntimeGenai
 from memfloor.runtimes.openvino import OpenVino
 from memfloor.runtimes.protocol import DecodeRequest, Runtime
 
@@ -19,6 +20,7 @@ REGISTRY: dict[str, type[Runtime]] = {
         HfCompile,
         Engine,
         LlamaCpp,
+        OnnxRuntimeGenai,
         OpenVino,
     )
 }

@@ -71,7 +71,7 @@ COMPRESSIONS = {
 class OpenVino:
     """Decode at batch 1 with OpenVINO's CPU plugin, its KV cache in states of the model.
 
-    The plugin is what OpenVINO GenAI runs too; its pipeline needs a tokenizer and chooses tokens itself, and is left out.
+    The plugin is what OpenVINO GenAI runs too. Its pipeline needs a tokenizer and picks tokens itself: it is left out.
     """
 
     name: ClassVar[str] = "openvino"
@@ -273,7 +273,7 @@ def _text(value: object) -> str:
 
 
 def count_kernels(compiled: "openvino.CompiledModel") -> dict[str, int]:
-    """Return how often the compiled graph holds each kind of node, with the kernel and the type that were chosen for it.
+    """Return how often the compiled graph holds each kind of node, with the kernel and the type chosen for it.
 
     The type of a FullyConnected node is that of the weights it reads.
     """

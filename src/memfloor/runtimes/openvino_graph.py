@@ -1,7 +1,7 @@
-"""Write a model as a graph of OpenVINO, as optimum-intel exports it: stateful, with the patterns that its plugin fuses.
+"""Write a model as a graph of OpenVINO, as optimum-intel exports it: stateful, in patterns that its plugin fuses.
 
-transformers 5.23 has an exporter of its own. Its attention is not fused by the CPU plugin of OpenVINO 2026.4, which then
-copies keys and values for every query head, and it takes 7 to 13 s of processor time for a model of two layers.
+transformers 5.23 has an exporter of its own. The CPU plugin of OpenVINO 2026.4 does not fuse its graphs' attention
+and copies keys and values for every query head, and it takes 7 to 13 s of processor time for a model of two layers.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -24,8 +24,8 @@ def build_graph(spec: ModelSpec, dtype: str, source: TensorSource) -> "openvino.
     """Return a model that takes T tokens of one sequence and keeps its keys and values in states.
 
     Inputs are input_ids [1, T] and position_ids [1, T], int64, and beam_idx [1], int32, which reorders the states; the
-    output is logits [1, T, V]. Matrices are constants in the given type, converted to float32 where they are used, as the
-    plugin expects them to be: it reads them as they are.
+    output is logits [1, T, V]. Matrices are constants in the given type, converted to float32 where they are used: the
+    plugin leaves that out and reads them as they are.
 
     Args:
         spec: The model.
