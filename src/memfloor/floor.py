@@ -5,12 +5,14 @@ what a step really reads; `blocks` counts the decoder blocks alone, as the study
 Source: arXiv 2605.30571, section 3.4.
 """
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
 from memfloor.errors import UsageError
 from memfloor.spec import ModelSpec, WeightFormat, Workload, kv_format, weight_format
 
 CONVENTIONS = ("streamed", "paper", "blocks")
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,14 @@ def projections(spec: ModelSpec) -> dict[str, tuple[int, int]]:
     }
 
 
+def matrix_format(spec: ModelSpec, workload: Workload, name: str, layer: int = 0) -> WeightFormat:
+    """Return the format that one matrix is kept in, by its Hugging Face name: one of `projections`, or `lm_head`."""
+    if name == "lm_head":
+        return weight_format(workload.head).of_matrix(name, spec.hidden_size)
+    columns = projections(spec)[name][1]
+    return weight_format(workload.weights).of_matrix(name, columns, layer, spec.num_hidden_layers)
+
+
 def parameter_count(spec: ModelSpec) -> int:
     """Return the number of distinct parameters; a tied head is counted once."""
     block = sum(rows * columns for rows, columns in projections(spec).values()) + _vectors_per_block(spec)
@@ -88,7 +98,8 @@ def step_traffic(spec: ModelSpec, workload: Workload, convention: str = "streame
         return replace(streamed, embedding=0 if spec.tie_word_embeddings else table, kv_write=0)
     if convention == "blocks":
         final_norm = _vector_bytes(workload, spec.hidden_size)
-        head_scales = weight_format(workload.head).scales_bytes(spec.vocab_size, spec.hidden_size)
+        head = matrix_format(spec, workload, "lm_head")
+        head_scales = head.scales_bytes(spec.vocab_size, spec.hidden_size)
         return replace(
             streamed,
             head=0,
@@ -121,27 +132,27 @@ def check_context(spec: ModelSpec, context_len: int) -> None:
 
 
 def _streamed(spec: ModelSpec, workload: Workload) -> StepTraffic:
-    weights, head = weight_format(workload.weights), weight_format(workload.head)
-    shapes = projections(spec)
-    attention = [shapes[name] for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
-    mlp = [shapes[name] for name in ("gate_proj", "up_proj", "down_proj")]
-    layers = spec.num_hidden_layers
-    vectors = layers * _vectors_per_block(spec) + spec.hidden_size
+    head = matrix_format(spec, workload, "lm_head")
+    blocks = list(_block_matrices(spec, workload))
+    vectors = spec.num_hidden_layers * _vectors_per_block(spec) + spec.hidden_size
     return StepTraffic(
-        attention_weights=layers * _matrix_bytes(weights, attention),
-        mlp_weights=layers * _matrix_bytes(weights, mlp),
+        attention_weights=sum(form.weight_bytes(*shape) for name, form, shape in blocks if name in ATTENTION),
+        mlp_weights=sum(form.weight_bytes(*shape) for name, form, shape in blocks if name not in ATTENTION),
         head=head.weight_bytes(spec.vocab_size, spec.hidden_size),
         embedding=workload.batch * _vector_bytes(workload, spec.hidden_size),
         norms_and_biases=_vector_bytes(workload, vectors),
-        scales=layers * sum(weights.scales_bytes(*shape) for shape in shapes.values())
+        scales=sum(form.scales_bytes(*shape) for _, form, shape in blocks)
         + head.scales_bytes(spec.vocab_size, spec.hidden_size),
         kv_read=workload.batch * _kv_read_bytes(spec, workload),
         kv_write=workload.batch * kv_bytes_per_token(spec, workload.kv),
     )
 
 
-def _matrix_bytes(weights: WeightFormat, shapes: list[tuple[int, int]]) -> int:
-    return sum(weights.weight_bytes(rows, columns) for rows, columns in shapes)
+def _block_matrices(spec: ModelSpec, workload: Workload) -> Iterator[tuple[str, WeightFormat, tuple[int, int]]]:
+    weights, shapes = weight_format(workload.weights), projections(spec)
+    for layer in range(spec.num_hidden_layers):
+        for name, shape in shapes.items():
+            yield name, weights.of_matrix(name, shape[1], layer, spec.num_hidden_layers), shape
 
 
 def _vectors_per_block(spec: ModelSpec) -> int:

@@ -5,8 +5,9 @@ import torch
 from memfloor.floor import step_traffic
 from memfloor.runtimes.gguf_file import (
     BLOCK_GROUPS,
-    GGUF_TYPES,
+    FILE_TYPES,
     GROUP_WEIGHTS,
+    SUPER_GROUP_WEIGHTS,
     CheckpointWeights,
     RandomWeights,
     TensorPlan,
@@ -32,9 +33,22 @@ SHAPES = [
     ("qwen2", {}),
     ("qwen2", {"tie_word_embeddings": True}),
     ("qwen3", {"head_dim": 32}),
+    # Long enough for super-blocks of 256 weights, and deep enough for layers that llama.cpp gives more bits, and less.
+    ("llama", {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 9}),
+    ("qwen2", {"intermediate_size": 256, "num_hidden_layers": 9}),
 ]
 each_shape = pytest.mark.parametrize(("family", "changes"), SHAPES)
-each_format = pytest.mark.parametrize("weights", GGUF_TYPES)
+each_format = pytest.mark.parametrize("weights", FILE_TYPES)
+
+
+class Zeros:
+    """Give tensors of zeros in the right size, for tests of what a file holds and not of its numbers."""
+
+    def encode(self, tensor):
+        if tensor.kind == "F32":
+            return np.zeros(tensor.shape, np.float32).view(np.uint8)
+        kind = gguf.GGMLQuantizationType[tensor.kind]
+        return np.zeros(gguf.quants.quant_shape_to_byte_shape(tensor.shape, kind), np.uint8)
 
 
 @pytest.fixture
@@ -54,7 +68,7 @@ def written(tmp_path):
 @each_format
 def test_the_file_holds_the_bytes_of_each_cause_of_the_floor(written, tiny, family, changes, weights):
     spec = tiny(family, **changes)
-    _, tensors = written(spec, weights)
+    _, tensors = written(spec, weights, Zeros())
 
     def size(*parts):
         found = [tensor for name, tensor in tensors.items() if any(part in name for part in parts)]
@@ -75,10 +89,64 @@ def test_the_file_holds_the_bytes_of_each_cause_of_the_floor(written, tiny, fami
     assert sum(int(tensor.n_bytes) for tensor in tensors.values()) == total
 
 
+def test_q4_k_m_keeps_each_matrix_as_llama_cpp_does(written, tiny):
+    spec = tiny("llama", hidden_size=256, intermediate_size=512, num_hidden_layers=9)
+    _, tensors = written(spec, "q4-k-m", Zeros())
+
+    def finer(name):
+        return [layer for layer in range(9) if tensors[f"blk.{layer}.{name}.weight"].tensor_type.name == "Q6_K"]
+
+    # The first of nine, the last two, and each third between.
+    assert finer("ffn_down") == finer("attn_v") == [0, 3, 6, 7, 8]
+    assert finer("ffn_up") == finer("attn_q") == []
+    assert tensors["blk.1.attn_v.weight"].tensor_type.name == "Q4_K"
+    assert tensors["output.weight"].tensor_type.name == "Q6_K"
+
+
+def test_q4_k_m_falls_back_where_no_super_block_fits(written, tiny):
+    spec = tiny("qwen2", intermediate_size=256, num_hidden_layers=2, tie_word_embeddings=True)
+    _, tensors = written(spec, "q4-k-m", Zeros())
+    kinds = {name: tensor.tensor_type.name for name, tensor in tensors.items() if "blk.1." in name or "embd" in name}
+    assert kinds["token_embd.weight"] == kinds["blk.1.attn_v.weight"] == "Q8_0"
+    assert kinds["blk.1.attn_q.weight"] == kinds["blk.1.ffn_up.weight"] == "Q5_0"
+    assert kinds["blk.1.ffn_down.weight"] == "Q6_K"
+
+
+@pytest.mark.parametrize("hidden", [64, 256])
+def test_llama_cpp_quantises_the_same_tensors_to_the_same_types(written, tiny, tmp_path, hidden):
+    llama_cpp = pytest.importorskip("llama_cpp")
+    spec = tiny("llama", hidden_size=hidden, intermediate_size=512, num_hidden_layers=9)
+    _, planned = written(spec, "q4-k-m", Zeros())
+    written(spec, "bf16")
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype, params.nthread = int(gguf.LlamaFileType.MOSTLY_Q4_K_M), 1
+    target = tmp_path / "quantised.gguf"
+    assert llama_cpp.llama_model_quantize(bytes(tmp_path / "model.gguf"), bytes(target), params) == 0
+    found = {tensor.name: tensor.tensor_type for tensor in gguf.GGUFReader(target).tensors}
+    # A step reads one row of the embedding table, which is kept as it came.
+    found["token_embd.weight"] = gguf.GGMLQuantizationType.BF16
+    assert found == {name: tensor.tensor_type for name, tensor in planned.items()}
+
+
+@pytest.mark.parametrize(("kind", "steps"), [("Q4_K", 15), ("Q6_K", 63)])
+def test_super_blocks_keep_numbers_to_a_step(kind, steps):
+    pytest.importorskip("llama_cpp")
+    from memfloor.runtimes.llama_context import quantize_rows
+
+    kind = gguf.GGMLQuantizationType[kind]
+    numbers = np.random.default_rng(0).standard_normal((7, 512), np.float32)
+    kept = gguf.quants.dequantize(quantize_rows(numbers, kind), kind)
+    blocks = numbers.reshape(-1, SUPER_GROUP_WEIGHTS)
+    # The whole range of a super-block in so many steps, and its scales in as many again.
+    step = (blocks.max(axis=1) - blocks.min(axis=1)) / steps
+    assert (abs(kept.reshape(blocks.shape) - blocks) <= step[:, None]).all()
+    assert (kept != 0).all(axis=1).any()
+
+
 @each_shape
 def test_the_metadata_are_those_of_the_model(written, tiny, family, changes):
     spec = tiny(family, **changes)
-    reader, _ = written(spec)
+    reader, _ = written(spec, source=Zeros())
     architecture = "llama" if family == "mistral" else family
 
     def field(name):
@@ -115,6 +183,8 @@ def test_the_factors_of_llama3_are_those_of_transformers(tiny):
 
 @each_format
 def test_random_matrices_are_normal_at_one_over_root_k(written, tiny, weights):
+    if weights == "q4-k-m":
+        pytest.importorskip("llama_cpp")
     _, tensors = written(tiny("llama"), weights)
     tensor = tensors["blk.0.ffn_down.weight"]
     numbers = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
@@ -132,7 +202,7 @@ def test_the_seed_decides_the_numbers():
 
 def test_no_two_rows_of_a_repeated_matrix_are_equal():
     columns = 4096
-    rows = BLOCK_GROUPS * GROUP_WEIGHTS // columns + 50
+    rows = BLOCK_GROUPS[GROUP_WEIGHTS] * GROUP_WEIGHTS // columns + 50
     encoded = RandomWeights(0).encode(TensorPlan("model.layers.0.mlp.up_proj.weight", (rows, columns), "Q4_0"))
     assert encoded.shape == (rows, columns * 18 // 32)
     assert len(np.unique(encoded[:, :18], axis=0)) == rows
@@ -141,8 +211,8 @@ def test_no_two_rows_of_a_repeated_matrix_are_equal():
 class Numbers(dict):
     """Float32 tensors by name that can be read as a checkpoint is."""
 
-    def rows(self, name, begin, end):
-        return self[name][begin:end].numpy()
+    def tensor(self, name):
+        return self[name].numpy()
 
 
 def numbers_of(spec):

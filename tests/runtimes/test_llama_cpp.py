@@ -5,7 +5,7 @@ import torch
 
 from memfloor.errors import UsageError
 from memfloor.runtimes import DecodeRequest, find_runtime
-from memfloor.runtimes.gguf_file import GGUF_TYPES
+from memfloor.runtimes.gguf_file import FILE_TYPES
 from memfloor.runtimes.llama_cpp import LlamaCpp, cell_reason
 from memfloor.spec import load_model, model_names
 
@@ -118,7 +118,7 @@ def test_quantised_weights_give_the_logits_of_the_rounded_checkpoint(ready, tiny
     spec = tiny("qwen2")
     folder = checkpoint(spec, 52)
     prompt = torch.randint(320, (1, 40), generator=torch.Generator().manual_seed(3))
-    kind = gguf.GGMLQuantizationType[GGUF_TYPES[weights]]
+    kind = gguf.GGMLQuantizationType[FILE_TYPES[weights]]
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():
         for name, matrix in model.named_parameters():
@@ -241,7 +241,7 @@ def test_every_catalogued_model_has_a_path(asked, name):
     ("changes", "reason"),
     [
         ({"batch": 2}, "batch 2 is not 1"),
-        ({"weights": "nf4"}, "llama-cpp runs weights bf16, int8-g32, int4-g32, not nf4"),
+        ({"weights": "nf4"}, "llama-cpp runs weights bf16, int8-g32, int4-g32, q4-k-m, not nf4"),
         (
             {"weights": "int8-g32", "head": "bf16"},
             "llama-cpp keeps the head in the weights' format int8-g32, not bf16; --head int8-g32",

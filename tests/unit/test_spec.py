@@ -58,6 +58,17 @@ def test_scales_by_hand():
     assert weight_format("int4-g128").scales_bytes(1, 130) == 2 * 4
 
 
+def test_a_mix_keeps_matrices_by_name_layer_and_columns():
+    mix = weight_format("q4-k-m")
+    # 256 weights of 4 bits, eight scales and minima of 6 bits each, and two float16.
+    assert mix.of_matrix("q_proj", 256, 0, 8).weight_bytes(1, 256) + mix.scales_bytes(1, 256) == 144
+    finer = [layer for layer in range(24) if mix.of_matrix("v_proj", 256, layer, 24).name == "q6-k"]
+    assert finer == [0, 1, 2, 5, 8, 11, 14, 17, 20, 21, 22, 23]
+    assert mix.of_matrix("down_proj", 896, 0, 24).name == mix.of_matrix("lm_head", 896).name == "int8-g32"
+    assert mix.of_matrix("down_proj", 896, 3, 24).name == "q5-0"
+    assert weight_format("int8").of_matrix("v_proj", 100).name == "int8"
+
+
 def test_kv_vectors_by_hand():
     assert kv_format("bf16").vector_bytes(128) == 256
     assert kv_format("int8").vector_bytes(128) == 132

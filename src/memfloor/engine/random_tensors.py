@@ -30,7 +30,9 @@ class RandomTensors:
         return to_bf16(0.1 * numbers + (0.0 if name.endswith("bias") else 1.0))
 
     def rows(self, name: str, begin: int, end: int) -> Bits:
-        """Return rows [begin, end) of a matrix."""
+        """Return rows [begin, end) of a matrix, or numbers of a vector."""
+        if len(self._shapes[name]) == 1:
+            return self.vector(name)[begin:end]
         columns = self._shapes[name][1]
         block = self._block(columns)
         out = np.empty((end - begin) * columns, dtype=np.uint16)

@@ -22,7 +22,7 @@ def rope_table(spec: ModelSpec, max_len: int) -> tuple[NDArray[np.float32], NDAr
     Raises:
         UsageError: The model scales its frequencies in a way the engine does not know.
     """
-    angles = np.outer(np.arange(max_len, dtype=np.float32), _frequencies(spec))
+    angles = np.outer(np.arange(max_len, dtype=np.float32), rope_frequencies(spec))
     return np.cos(angles), np.sin(angles)
 
 
@@ -36,7 +36,8 @@ def rope_reason(spec: ModelSpec) -> str | None:
     return f"rope type {rope_type} lacks {', '.join(missing)}" if missing else None
 
 
-def _frequencies(spec: ModelSpec) -> NDArray[np.float32]:
+def rope_frequencies(spec: ModelSpec) -> NDArray[np.float32]:
+    """Return by how much each pair of channels turns from one position to the next, float32 [D / 2]."""
     reason = rope_reason(spec)
     if reason is not None:
         raise UsageError(reason)

@@ -20,7 +20,7 @@ class TensorSource(Protocol):
         """Return a bias or a norm's weight as bf16 bits [size]."""
 
     def rows(self, name: str, begin: int, end: int) -> Rows:
-        """Return rows [begin, end) of a matrix [N, K]: bf16 bits, or float32 where the numbers are wider."""
+        """Return rows [begin, end) of a matrix [N, K], or numbers of a vector: bf16 bits, or float32 where wider."""
 
 
 def expected_tensors(spec: ModelSpec) -> dict[str, tuple[int, ...]]:

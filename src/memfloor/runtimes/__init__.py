@@ -11,6 +11,8 @@ from memfloor.runtimes.hf_compile import HfCompile
 from memfloor.runtimes.hf_static import HfStatic
 from memfloor.runtimes.hqq import Hqq
 from memfloor.runtimes.llama_cpp import LlamaCpp
+from memfloor.runtimes.onnxruntime_genai import OnnxRuntimeGenai
+from memfloor.runtimes.openvino import OpenVino
 from memfloor.runtimes.protocol import DecodeRequest, Runtime
 from memfloor.runtimes.torchao import Torchao, TorchaoCompile
 
@@ -28,6 +30,8 @@ REGISTRY: dict[str, type[Runtime]] = {
         Hqq,
         GptqModel,
         GptqModelStatic,
+        OnnxRuntimeGenai,
+        OpenVino,
     )
 }
 

@@ -9,20 +9,29 @@ import numpy as np
 
 from memfloor.engine.checkpoint import Checkpoint
 from memfloor.engine.tensors import to_float32
-from memfloor.floor import projections
-from memfloor.spec import ModelSpec
+from memfloor.floor import ATTENTION, matrix_format, projections
+from memfloor.spec import ModelSpec, Workload
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# GGUF's name of each weight format, which is also that of its type of tensor and of its type of file.
-GGUF_TYPES = {"bf16": "BF16", "int8-g32": "Q8_0", "int4-g32": "Q4_0"}
+# GGUF's name of the type of file that each weight format gives, and of the type of tensor that it is kept in.
+FILE_TYPES = {"bf16": "BF16", "int8-g32": "Q8_0", "int4-g32": "Q4_0", "q4-k-m": "Q4_K_M"}
+TENSOR_TYPES = {
+    "bf16": "BF16",
+    "int8-g32": "Q8_0",
+    "int4-g32": "Q4_0",
+    "q5-0": "Q5_0",
+    "q6-k": "Q6_K",
+    "q4-k-m": "Q4_K",
+}
 ARCHITECTURES = {"llama": "LLAMA", "mistral": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3"}
 ROPE_TYPES = ("default", "linear", "llama3")
-# A prime number of groups of 32 weights, so that no two rows of a matrix hold the same numbers in the same columns.
-BLOCK_GROUPS, GROUP_WEIGHTS = 32_771, 32
+GROUP_WEIGHTS, SUPER_GROUP_WEIGHTS = 32, 256
+# A prime number of groups, by their weights, so that no two rows of a matrix hold the same numbers in the same columns.
+BLOCK_GROUPS = {GROUP_WEIGHTS: 32_771, SUPER_GROUP_WEIGHTS: 4_099}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +61,19 @@ def plan_tensors(spec: ModelSpec, weights: str) -> Iterator[TensorPlan]:
 
     An embedding table that is no head stays bf16, since a step reads one row of it.
     """
-    kind, tied = GGUF_TYPES[weights], spec.tie_word_embeddings
+    workload = Workload.of(1, 1, weights, head=weights)
+    head = TENSOR_TYPES[matrix_format(spec, workload, "lm_head").name]
     table = (spec.vocab_size, spec.hidden_size)
-    yield TensorPlan("model.embed_tokens.weight", table, kind if tied else "BF16")
+    yield TensorPlan("model.embed_tokens.weight", table, head if spec.tie_word_embeddings else "BF16")
     for layer in range(spec.num_hidden_layers):
-        yield from _plan_layer(spec, kind, f"model.layers.{layer}")
+        yield from _plan_layer(spec, workload, layer)
     yield TensorPlan("model.norm.weight", (spec.hidden_size,), "F32")
-    if not tied:
-        yield TensorPlan("lm_head.weight", table, kind)
+    if not spec.tie_word_embeddings:
+        yield TensorPlan("lm_head.weight", table, head)
 
 
-def _plan_layer(spec: ModelSpec, kind: str, prefix: str) -> Iterator[TensorPlan]:
-    attention = ("q_proj", "k_proj", "v_proj", "o_proj")
+def _plan_layer(spec: ModelSpec, workload: Workload, layer: int) -> Iterator[TensorPlan]:
+    prefix = f"model.layers.{layer}"
     biased = {"q_proj": spec.qkv_bias, "k_proj": spec.qkv_bias, "v_proj": spec.qkv_bias}
     biased["o_proj"] = spec.attention_output_bias
     yield TensorPlan(f"{prefix}.input_layernorm.weight", (spec.hidden_size,), "F32")
@@ -72,8 +82,8 @@ def _plan_layer(spec: ModelSpec, kind: str, prefix: str) -> Iterator[TensorPlan]
         yield TensorPlan(f"{prefix}.self_attn.q_norm.weight", (spec.head_dim,), "F32")
         yield TensorPlan(f"{prefix}.self_attn.k_norm.weight", (spec.head_dim,), "F32")
     for name, shape in projections(spec).items():
-        module = f"{prefix}.{'self_attn' if name in attention else 'mlp'}.{name}"
-        yield TensorPlan(f"{module}.weight", shape, kind)
+        module = f"{prefix}.{'self_attn' if name in ATTENTION else 'mlp'}.{name}"
+        yield TensorPlan(f"{module}.weight", shape, TENSOR_TYPES[matrix_format(spec, workload, name, layer).name])
         if biased.get(name, spec.mlp_bias):
             yield TensorPlan(f"{module}.bias", shape[:1], "F32")
 
@@ -84,7 +94,7 @@ def write_gguf(path: Path, spec: ModelSpec, weights: str, source: Weights) -> No
     Args:
         path: File to write.
         spec: The model, of a family in `ARCHITECTURES`.
-        weights: Format of the matrices and of the head, one of `GGUF_TYPES`.
+        weights: Format of the matrices and of the head, one of `FILE_TYPES`.
         source: Where the numbers come from.
     """
     import gguf
@@ -93,7 +103,7 @@ def write_gguf(path: Path, spec: ModelSpec, weights: str, source: Weights) -> No
     names = gguf.get_tensor_name_map(architecture, spec.num_hidden_layers)
     tensors = list(plan_tensors(spec, weights))
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
-    _add_metadata(writer, spec, gguf.LlamaFileType[f"MOSTLY_{GGUF_TYPES[weights]}"])
+    _add_metadata(writer, spec, gguf.LlamaFileType[f"MOSTLY_{FILE_TYPES[weights]}"])
     factors = rope_factors(spec)
     if factors is not None:
         writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes)
@@ -173,15 +183,15 @@ class RandomWeights:
             return _bytes_of(generator.standard_normal(tensor.shape, np.float32) * np.float32(scale) + np.float32(mean))
         rows, columns = tensor.shape
         block = self._block(tensor.kind, columns)
-        row_bytes = columns // GROUP_WEIGHTS * block.shape[1]
-        start = 7919 * self._tensors % BLOCK_GROUPS
+        row_bytes = columns // _group_weights(tensor.kind) * block.shape[1]
+        start = 7919 * self._tensors % len(block)
         return np.resize(np.roll(block, -start, axis=0), (rows, row_bytes))
 
     def _block(self, kind: str, columns: int) -> Array:
         if (kind, columns) not in self._blocks:
-            generator = np.random.default_rng([self._seed, columns])
-            numbers = generator.standard_normal((BLOCK_GROUPS, GROUP_WEIGHTS), np.float32) * np.float32(columns**-0.5)
-            self._blocks[kind, columns] = _quantize(numbers, kind)
+            generator, weights = np.random.default_rng([self._seed, columns]), _group_weights(kind)
+            numbers = generator.standard_normal((BLOCK_GROUPS[weights], weights), np.float32)
+            self._blocks[kind, columns] = _quantize(numbers * np.float32(columns**-0.5), kind)
         return self._blocks[kind, columns]
 
 
@@ -207,9 +217,18 @@ class CheckpointWeights:
         return _bytes_of(numbers) if tensor.kind == "F32" else _quantize(numbers, tensor.kind)
 
 
+def _group_weights(kind: str) -> int:
+    return SUPER_GROUP_WEIGHTS if kind.endswith("_K") else GROUP_WEIGHTS
+
+
 def _quantize(numbers: Array, kind: str) -> Array:
     import gguf
 
+    if kind.endswith("_K"):
+        from memfloor.runtimes.llama_context import quantize_rows
+
+        # The gguf package reads these types and does not write them.
+        return quantize_rows(numbers, gguf.GGMLQuantizationType[kind])
     quantized: Array = gguf.quants.quantize(numbers, gguf.GGMLQuantizationType[kind])
     return _bytes_of(quantized)
 

@@ -57,6 +57,26 @@ def last_words() -> str:
     return "; ".join(_last_words) or "llama.cpp gave no reason"
 
 
+def quantize_rows(numbers: NDArray[np.float32], kind: int) -> NDArray[np.uint8]:
+    """Return rows of numbers [N, K] as llama.cpp itself quantises them, without an importance matrix.
+
+    Args:
+        numbers: The rows; K is a multiple of the type's block.
+        kind: ggml's number of the type.
+    """
+    import gguf
+
+    api = silent_api()
+    rows = np.ascontiguousarray(numbers, np.float32)
+    quantized = np.empty(gguf.quants.quant_shape_to_byte_shape(rows.shape, gguf.GGMLQuantizationType(kind)), np.uint8)
+    pointer, count = ctypes.c_void_p, ctypes.c_int64
+    types = (ctypes.c_size_t, ctypes.c_int, pointer, pointer, count, count, count, pointer)
+    quantize = ctypes.CFUNCTYPE(*types)(("ggml_quantize_chunk", api.llama_cpp._lib))
+    written = quantize(kind, rows.ctypes.data, quantized.ctypes.data, 0, *rows.shape, None)
+    assert written == quantized.nbytes
+    return quantized
+
+
 class LlamaModel:
     """Hold a model that was loaded from a GGUF file, all of it in the memory of the CPU."""
 

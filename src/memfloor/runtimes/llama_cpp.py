@@ -16,7 +16,7 @@ from memfloor.floor import check_context
 from memfloor.record import Cell, ObservedPath, Outputs
 from memfloor.runtimes.gguf_file import (
     ARCHITECTURES,
-    GGUF_TYPES,
+    FILE_TYPES,
     GROUP_WEIGHTS,
     ROPE_TYPES,
     CheckpointWeights,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 # ggml.h: enum ggml_type.
 KV_TYPES = {"fp16": 1, "bf16": 30}
+LAYERS_OF_70B = 80
 
 
 class LlamaCpp:
@@ -42,7 +43,9 @@ class LlamaCpp:
     """
 
     name: ClassVar[str] = "llama-cpp"
-    summary: ClassVar[str] = "llama.cpp on the CPU: bf16, Q8_0 (int8-g32) or Q4_0 (int4-g32), head included"
+    summary: ClassVar[str] = (
+        "llama.cpp on the CPU: bf16, Q8_0 (int8-g32), Q4_0 (int4-g32) or Q4_K_M (q4-k-m), head included"
+    )
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {"flash": ("on", "off")}
 
     def __init__(self, request: DecodeRequest) -> None:
@@ -173,9 +176,11 @@ def cell_reason(cell: Cell) -> str | None:
     refused = {
         f"llama-cpp runs on a cpu here, not on {cell.device}": cell.device != "cpu",
         f"batch {cell.workload.batch} is not 1": cell.workload.batch != 1,
-        f"llama-cpp runs weights {', '.join(GGUF_TYPES)}, not {weights}": weights not in GGUF_TYPES,
+        f"llama-cpp runs weights {', '.join(FILE_TYPES)}, not {weights}": weights not in FILE_TYPES,
         f"llama-cpp keeps the head in the weights' format {weights}, not {head}; --head {weights}": head != weights,
         f"llama-cpp keeps the KV cache in {', '.join(KV_TYPES)}, not {kv}": kv not in KV_TYPES,
+        "q4-k-m of a model of 80 layers is another mix, whose V is Q5_K": weights == "q4-k-m"
+        and cell.spec.num_hidden_layers == LAYERS_OF_70B,
     }
     return next((reason for reason, holds in refused.items() if holds), None) or _shape_reason(cell.spec)
 

@@ -13,7 +13,14 @@ from memfloor.errors import UsageError
 class WeightFormat(BaseModel):
     """Say what one weight costs in memory, its quantisation scales included.
 
-    Columns are padded to a multiple of `columns_multiple`, where a library's tiles need it.
+    A format may be a mix, as the recipes of llama.cpp are: then `of_matrix` says which format a matrix is kept in, and
+    the numbers here are those of most matrices.
+
+    Attributes:
+        columns_multiple: To which columns are padded, where a library's tiles need it.
+        fallback: Format of the matrices whose columns are no multiple of the group size.
+        finer: Format of the matrices named in `finer_in`, in the layers that `is_finer_layer` chooses.
+        finer_in: Hugging Face names of those matrices.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -26,7 +33,25 @@ class WeightFormat(BaseModel):
     outer_scale_bytes: int = 0
     outer_group_size: int = Field(default=0, ge=0)
     columns_multiple: int = Field(default=1, gt=0)
+    fallback: str | None = None
+    finer: str | None = None
+    finer_in: tuple[str, ...] = ()
     source: str
+
+    def of_matrix(self, name: str, columns: int, layer: int = 0, layers: int = 1) -> "WeightFormat":
+        """Return the format that one matrix is kept in; itself unless this is a mix.
+
+        Args:
+            name: Hugging Face name, such as `v_proj` or `lm_head`.
+            columns: Its K.
+            layer: Its decoder block.
+            layers: Decoder blocks of the model; the head is the only one of its kind.
+        """
+        if self.finer and name in self.finer_in and is_finer_layer(layer, layers):
+            return weight_format(self.finer).of_matrix(name, columns, layer, layers)
+        if self.fallback and columns % self.group_size:
+            return weight_format(self.fallback).of_matrix(name, columns, layer, layers)
+        return self
 
     def weight_bytes(self, rows: int, columns: int) -> int:
         """Return the bytes of the numbers of a [rows, columns] weight, without its scales."""
@@ -61,6 +86,15 @@ class KVFormat(BaseModel):
     def vector_bytes(self, head_dim: int) -> int:
         """Return the bytes of one vector of head_dim numbers with its scale."""
         return head_dim * self.bits // 8 + self.scale_bytes
+
+
+def is_finer_layer(layer: int, layers: int) -> bool:
+    """Tell whether llama.cpp's recipes give a layer more bits: the first and the last eighth, and each third between.
+
+    Source: llama.cpp, llama-quant.cpp, use_more_bits.
+    """
+    eighth = layers // 8
+    return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
 
 
 @cache

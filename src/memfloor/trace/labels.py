@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from memfloor.errors import UsageError
-from memfloor.floor import projections, step_traffic
+from memfloor.floor import matrix_format, projections, step_traffic
 from memfloor.record import Role
-from memfloor.spec import ModelSpec, Workload, weight_format
+from memfloor.spec import ModelSpec, Workload
 from memfloor.trace.steps import CACHE_UPDATE, Kernel
 
 LAYER = re.compile(r"\blayers\.(\d+)")
@@ -168,8 +168,7 @@ def _bytes_of(label: Label, spec: ModelSpec, workload: Workload) -> int:
     module = label.scope.rpartition(".")[2]
     shapes = {**projections(spec), "lm_head": (spec.vocab_size, spec.hidden_size)}
     rows, columns = shapes.get(module, (0, 0))
-    format_name = workload.head if module == "lm_head" else workload.weights
     if not rows:
         return 0
-    weights = weight_format(format_name)
+    weights = matrix_format(spec, workload, module, label.layer or 0)
     return weights.weight_bytes(rows, columns) + weights.scales_bytes(rows, columns)

@@ -1,0 +1,295 @@
+"""OpenVINO on the CPU: a stateful model whose weights NNCF compressed, one inference per step."""
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memfloor.engine.checkpoint import Checkpoint
+from memfloor.engine.cpu.native import allowed_cpus
+from memfloor.engine.random_tensors import RandomTensors
+from memfloor.engine.rope import rope_reason
+from memfloor.errors import UsageError
+from memfloor.floor import check_context, projections
+from memfloor.record import Cell, ObservedPath, Outputs
+from memfloor.runtimes.memory import require_memory
+from memfloor.runtimes.openvino_graph import build_graph
+from memfloor.runtimes.protocol import DecodeRequest
+from memfloor.spec import unquantized
+
+if TYPE_CHECKING:
+    import openvino
+
+LIBRARIES = ("openvino", "nncf")
+# Releases whose states and runtime graph were tried.
+FIRST_RELEASE, BEYOND_RELEASE = (2026, 4), (2026, 5)
+PRECISIONS = {"bf16": "bf16", "fp16": "f16", "fp32": "f32"}
+RECORDED = (
+    "INFERENCE_PRECISION_HINT",
+    "KV_CACHE_PRECISION",
+    "INFERENCE_NUM_THREADS",
+    "NUM_STREAMS",
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE",
+)
+# Nodes that run nothing.
+NO_KERNELS = ("Const", "Input", "Output")
+PREFILL_CHUNK_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Compression:
+    """Say how NNCF compresses the weights of a format.
+
+    Attributes:
+        mode: NNCF's name of it.
+        group_size: Weights along K that share a scale; None stands for a whole row.
+        head: Format of the head and of the embedding table, which NNCF keeps in 8 bits unless told to do otherwise.
+        reads: The plugin's names of the types that matrices and head are then read in.
+    """
+
+    mode: str
+    group_size: int | None
+    head: str
+    reads: tuple[str, ...]
+
+
+COMPRESSIONS = {
+    "nncf-int8-sym": Compression("INT8_SYM", None, "nncf-int8-sym", ("i8",)),
+    "nncf-int8-asym": Compression("INT8_ASYM", None, "nncf-int8-asym", ("u8",)),
+    "nncf-int4-sym-g128": Compression("INT4_SYM", 128, "nncf-int8-asym", ("i4", "u8")),
+}
+
+
+class OpenVino:
+    """Decode at batch 1 with OpenVINO's CPU plugin, its KV cache in states of the model.
+
+    The plugin is what OpenVINO GenAI runs too. Its pipeline needs a tokenizer and picks tokens itself: it is left out.
+    """
+
+    name: ClassVar[str] = "openvino"
+    summary: ClassVar[str] = "OpenVINO on the CPU: bf16, fp16 or fp32, or NNCF's int8 and int4 weights"
+    options: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    def __init__(self, request: DecodeRequest) -> None:
+        self.request = request
+        self.token = request.seed % request.cell.spec.vocab_size
+        self.position = request.start_len
+        self.compiled: openvino.CompiledModel | None = None
+        self._infer: openvino.InferRequest | None = None
+        self._logits = np.empty(0, np.float32)
+
+    @classmethod
+    def unavailable_reason(cls, cell: Cell | None = None) -> str | None:
+        """Say why OpenVINO cannot run here, or not this cell."""
+        for library in LIBRARIES:
+            if find_spec(library) is None:
+                return f"{library} is not installed; pip install 'memfloor[openvino]'"
+        release = tuple(map(int, version("openvino").split(".")[:2]))
+        if not FIRST_RELEASE <= release < BEYOND_RELEASE:
+            return f"openvino {version('openvino')} was not tried; pip install 'memfloor[openvino]' brings one that was"
+        return None if cell is None else cell_reason(cell) or _machine_reason(cell)
+
+    @classmethod
+    def launches_one_by_one(cls, cell: Cell) -> bool:
+        """Tell that one native call runs the whole step."""
+        return False
+
+    @classmethod
+    def steps_per_call(cls, cell: Cell) -> int:
+        """Return one: each call decodes a token."""
+        return 1
+
+    def traced_parts(self) -> None:
+        """Return nothing: no profiler sees the operators of OpenVINO."""
+
+    def prepare(self) -> None:
+        """Build the model, compile it, and fill its states up to `start_len` tokens."""
+        import openvino
+
+        cell = self.request.cell
+        require_memory(cell)
+        check_context(cell.spec, self.request.start_len + self.request.max_steps)
+        model = build_model(cell, self.request.seed)
+        self.compiled = openvino.Core().compile_model(model, "CPU", _settings(cell))
+        self._infer = self.compiled.create_infer_request()
+        self._fill_cache()
+
+    def step(self) -> None:
+        """Feed the last token and choose the most likely next one."""
+        self._feed(np.array([[self.token]], np.int64))
+        self.token = int(self._logits.argmax())
+
+    def outputs(self, steps: int) -> Outputs:
+        """Take the next steps and return their tokens and a digest of the last logits."""
+        tokens = []
+        for _ in range(steps):
+            self.step()
+            tokens.append((self.token,))
+        return Outputs(tokens=tuple(tokens), logits_sha256=hashlib.sha256(self._logits.tobytes()).hexdigest())
+
+    def forced_logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Decode the given tokens one a step from where the prepared cache ends; return what follows each, [T, V]."""
+        logits = []
+        for token in tokens:
+            self.token = token
+            self.step()
+            logits.append(self._logits.copy())
+        return np.stack(logits)
+
+    def observed_path(self) -> ObservedPath:
+        """Take one more step and count the kernels of the compiled graph."""
+        self.step()
+        assert self.compiled is not None
+        kernels = count_kernels(self.compiled)
+        path = taken_path(kernels, self.request.cell.workload.weights)
+        return ObservedPath(operators=kernels, facts=self._facts() | {"path": path})
+
+    def cached_len(self) -> int:
+        """Return the number of tokens in the KV cache."""
+        return int(self._prepared().query_state()[0].state.shape[2])
+
+    def _feed(self, tokens: NDArray[np.int64]) -> None:
+        infer, end = self._prepared(), self.position + tokens.shape[1]
+        feed = {
+            "input_ids": tokens,
+            "position_ids": np.arange(self.position, end)[None],
+            "beam_idx": np.zeros(1, np.int32),
+        }
+        infer.infer(feed, share_inputs=True, share_outputs=True)
+        self._logits = infer.get_output_tensor(0).data[0, -1]
+        self.position = end
+
+    def _fill_cache(self) -> None:
+        if self.request.cell.prefill and self.request.start_len:
+            self._prefill()
+        elif self.request.start_len:
+            self._write_states()
+
+    def _prefill(self) -> None:
+        cell, self.position = self.request.cell, 0
+        # The prompt of every runtime, so that their tokens can be compared.
+        numbers = np.random.default_rng(self.request.seed).integers(cell.spec.vocab_size, size=self.request.start_len)
+        for start in range(0, len(numbers), PREFILL_CHUNK_TOKENS):
+            self._feed(numbers[None, start : start + PREFILL_CHUNK_TOKENS])
+
+    def _write_states(self) -> None:
+        import openvino
+
+        spec = self.request.cell.spec
+        shape = (1, spec.num_key_value_heads, self.request.start_len, spec.head_dim)
+        for index, state in enumerate(self._prepared().query_state()):
+            numbers = np.random.default_rng([self.request.seed, index]).standard_normal(shape, np.float32)
+            state.state = openvino.Tensor(numbers)
+
+    def _facts(self) -> dict[str, str]:
+        assert self.compiled is not None
+        settings = {name.lower(): _text(self.compiled.get_property(name)) for name in RECORDED}
+        fill = "prefill of random tokens" if self.request.cell.prefill else "random keys and values, written as states"
+        return settings | {
+            "launch": "one inference per step, greedy",
+            "openvino": version("openvino"),
+            "nncf": version("nncf"),
+            "cache_fill": fill if self.request.start_len else "empty",
+        }
+
+    def _prepared(self) -> "openvino.InferRequest":
+        if self._infer is None:
+            raise UsageError("prepare the runtime before its first step")
+        return self._infer
+
+
+def cell_reason(cell: Cell) -> str | None:
+    """Say why OpenVINO has no path for a cell; None if it has one."""
+    weights, head, kv = cell.workload.weights, cell.workload.head, cell.workload.kv
+    kept = COMPRESSIONS[weights].head if weights in COMPRESSIONS else weights
+    known = [*PRECISIONS, *COMPRESSIONS]
+    refused = {
+        f"openvino runs on a cpu here, not on {cell.device}": cell.device != "cpu",
+        f"batch {cell.workload.batch} is not 1": cell.workload.batch != 1,
+        f"openvino runs weights {', '.join(known)}, not {weights}": weights not in known,
+        f"openvino keeps the head of weights {weights} in {kept}, not {head}; --head {kept}": head != kept,
+        f"openvino keeps the KV cache in {', '.join(PRECISIONS)}, not {kv}": kv not in PRECISIONS,
+        "openvino caches the whole context of sliding-window attention": cell.spec.num_sliding_layers > 0,
+    }
+    reason = next((reason for reason, holds in refused.items() if holds), None)
+    return reason or _group_reason(cell) or rope_reason(cell.spec)
+
+
+def _group_reason(cell: Cell) -> str | None:
+    group = COMPRESSIONS[cell.workload.weights].group_size if cell.workload.weights in COMPRESSIONS else None
+    columns = sorted({shape[1] for shape in projections(cell.spec).values()})
+    if group and any(count % group for count in columns):
+        return f"matrices of {', '.join(map(str, columns))} columns: not all are multiples of {group}"
+    return None
+
+
+def _machine_reason(cell: Cell) -> str | None:
+    import openvino
+
+    # What the processor lacks the plugin emulates or replaces.
+    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    asked = {unquantized(cell.workload.weights), cell.workload.kv} - {"fp32"}
+    missing = sorted(name for name in asked if name.upper() not in capabilities)
+    return f"this processor has no {missing[0]} for OpenVINO" if missing else None
+
+
+def build_model(cell: Cell, seed: int) -> "openvino.Model":
+    """Return the graph of a cell with its weights in the cell's format."""
+    spec, weights = cell.spec, cell.workload.weights
+    source = Checkpoint(Path(cell.weights_from), spec) if cell.weights_from else RandomTensors(spec, seed)
+    model = build_graph(spec, unquantized(weights), source)
+    if weights not in COMPRESSIONS:
+        return model
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    asked = COMPRESSIONS[weights]
+    compressed: openvino.Model = nncf.compress_weights(
+        model, mode=nncf.CompressWeightsMode[asked.mode], group_size=asked.group_size
+    )
+    return compressed
+
+
+def _settings(cell: Cell) -> dict[str, str | int]:
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": len(allowed_cpus(cell.threads)),
+        "INFERENCE_PRECISION_HINT": PRECISIONS[unquantized(cell.workload.weights)],
+        "KV_CACHE_PRECISION": PRECISIONS[cell.workload.kv],
+    }
+
+
+def _text(value: object) -> str:
+    # A type says its name, such as bf16, by a method.
+    return str(value.to_string()) if hasattr(value, "to_string") else str(value)
+
+
+def count_kernels(compiled: "openvino.CompiledModel") -> dict[str, int]:
+    """Return how often the compiled graph holds each kind of node, with the kernel and the type chosen for it.
+
+    The type of a FullyConnected node is that of the weights it reads.
+    """
+    counts: Counter[str] = Counter()
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        info, fields = node.get_rt_info(), ("layerType", "primitiveType", "runtimePrecision")
+        kind, kernel, precision = (str(info[field].astype(str)) for field in fields)
+        if kind not in NO_KERNELS:
+            counts[f"{kind} {kernel} {precision}"] += 1
+    return dict(sorted(counts.items()))
+
+
+def taken_path(kernels: Mapping[str, int], weights: str) -> str:
+    """Say whether every matrix was read in the format asked for, by the types that its nodes read."""
+    read = {name.rpartition(" ")[2] for name in kernels if name.startswith("FullyConnected")}
+    asked = set(COMPRESSIONS[weights].reads) if weights in COMPRESSIONS else {PRECISIONS[weights]}
+    if read == asked:
+        return f"matrices read as {', '.join(sorted(read))}"
+    return f"NOT AS ASKED: matrices read as {', '.join(sorted(read))}, not {', '.join(sorted(asked))}"
