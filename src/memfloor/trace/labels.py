@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from memfloor.errors import UsageError
 from memfloor.floor import matrix_format, projections, step_traffic
 from memfloor.record import Role
-from memfloor.spec import ModelSpec, Workload
+from memfloor.spec import ModelSpec, Workload, weight_format
 from memfloor.trace.steps import CACHE_UPDATE, Kernel
 
 LAYER = re.compile(r"\blayers\.(\d+)")
