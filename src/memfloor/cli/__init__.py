@@ -10,10 +10,13 @@ import memfloor
 from memfloor.cli.aa import aa
 from memfloor.cli.ab import ab
 from memfloor.cli.anatomy import anatomy
+from memfloor.cli.cost import cost
+from memfloor.cli.diff import diff
 from memfloor.cli.doctor import doctor
 from memfloor.cli.floor import floor
 from memfloor.cli.measure import measure, study
 from memfloor.cli.paper import paper
+from memfloor.cli.predict import predict
 from memfloor.cli.probe import probe
 from memfloor.cli.records import query, runs
 from memfloor.cli.report import figure, report
@@ -30,7 +33,9 @@ app = App(
     # Interrupted is answered in `main`, with what has become of the runs.
     suppress_keyboard_interrupt=False,
 )
-for command in (floor, probe, measure, study, anatomy, ab, aa, runs, query, report, figure, paper, doctor):
+MEASURING = (floor, probe, measure, study, anatomy, ab, aa)
+READING = (runs, query, report, figure, diff, cost, predict, paper, doctor)
+for command in (*MEASURING, *READING):
     app.command(command)
 
 

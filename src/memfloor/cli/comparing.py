@@ -49,20 +49,20 @@ def run_comparisons(
         options: How runs are taken.
         default_runs: Blocks unless the options give them.
     """
-    from memfloor.experiments.comparing import observe_arms, register, take_comparisons
+    from memfloor.experiments.comparing import observe_arms, open_session, take_comparisons
     from memfloor.report.compared import compare
 
     terms = terms_of(question, agreed, options, default_runs, pairs[0].baseline.device)
     limit = time_limit(options)
     store = Store(options.out)
     store.open_for_writing()
-    comparisons = register(pairs, terms, store)
+    session = open_session(pairs, terms, store)
+    if session.records:
+        print(f"memfloor: goes on with a session of {session.comparisons[0].taken_at}", file=sys.stderr)
     with SessionProgress() as progress:
-        taken = take_comparisons(comparisons, store, progress, limit)
-    observations = observe_arms(
-        comparisons, taken, store, limit, lambda phase: print(f"memfloor: {phase}", file=sys.stderr)
-    )
-    _show(compare(comparisons, observations, taken), question, options)
+        session = take_comparisons(session, store, progress, limit)
+    session = observe_arms(session, store, limit, lambda phase: print(f"memfloor: {phase}", file=sys.stderr))
+    _show(compare(session.comparisons, session.observations, session.records), question, options)
 
 
 def terms_of(question: Question, agreed: Agreed, options: RunOptions, default_runs: int, device: str) -> "Terms":

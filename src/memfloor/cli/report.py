@@ -1,5 +1,6 @@
 """`memfloor report` and `memfloor figure`: from records to something to read."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,8 +14,11 @@ from memfloor.record import Store
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from memfloor.report.summary import CellSummary
+
 FIGURE_FORMATS = (".svg", ".png")
 WEIGHTS_FIGURE = "8"
+COST_FIGURE = "9"
 
 
 def report(folder: Path, /, *, out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("report.html")) -> None:
@@ -69,12 +73,13 @@ def _draw(number: str, folder: Path) -> "Figure":
         return _draw_comparisons(number, folder)
     if number == WEIGHTS_FIGURE:
         return _draw_weight_paths(folder)
-    if number not in FIGURES:
-        raise UsageError.unknown("figure", number, [*FIGURES, *ANATOMY_FIGURES, *COMPARISON_FIGURES, WEIGHTS_FIGURE])
+    if number not in (*FIGURES, COST_FIGURE):
+        others = (WEIGHTS_FIGURE, COST_FIGURE)
+        raise UsageError.unknown("figure", number, [*FIGURES, *ANATOMY_FIGURES, *COMPARISON_FIGURES, *others])
     summaries, _ = summarise(read_store(folder))
     if not summaries:
         raise UsageError(f"{folder} holds no runs to draw")
-    return FIGURES[number](summaries)
+    return _draw_costs(summaries, folder) if number == COST_FIGURE else FIGURES[number](summaries)
 
 
 def _draw_anatomies(number: str, folder: Path) -> "Figure":
@@ -109,3 +114,13 @@ def _draw_weight_paths(folder: Path) -> "Figure":
         words = f"{folder} holds no paths of weights to draw"
         raise UsageError(f"{words}; take some with: memfloor ab weights MODEL --out {folder}")
     return weight_paths(ladders)
+
+
+def _draw_costs(summaries: Sequence["CellSummary"], folder: Path) -> "Figure":
+    from memfloor.report.cost import catalogue_costs, comparable
+    from memfloor.report.cost_section import costs
+
+    rows = comparable(catalogue_costs(summaries))
+    if not any(row.origin == "measured" for row in rows):
+        raise UsageError(f"{folder} holds no run of the study's workload on a device with a price; see memfloor cost")
+    return costs(rows)

@@ -59,7 +59,7 @@ def weights(
         agreed: What is said before the first run.
         options: How runs are taken; --runs are blocks.
     """
-    from memfloor.experiments.comparing import register, take_comparisons
+    from memfloor.experiments.comparing import open_session, take_comparisons
     from memfloor.experiments.quality import given_tokens, take_qualities
     from memfloor.experiments.weight_paths import default_paths, ladder_pairs, take_apart
 
@@ -72,12 +72,14 @@ def weights(
     terms, limit = terms_of("weights", agreed, options, DEFAULT_RUNS, device), time_limit(options)
     store = Store(options.out)
     store.open_for_writing()
-    comparisons = register(pairs, terms, store)
+    session = open_session(pairs, terms, store)
+    if session.records:
+        _say(f"goes on with a session of {session.comparisons[0].taken_at}")
     with SessionProgress() as progress:
-        taken = take_comparisons(comparisons, store, progress, limit)
-    apart = take_apart(comparisons, taken, anatomies, store, limit, _say)
-    qualities = take_qualities(comparisons, taken, given, store, limit, _say) if given else []
-    _show(Contents([*comparisons, *taken, *apart, *qualities], []), options)
+        session = take_comparisons(session, store, progress, limit)
+    apart = take_apart(session, anatomies, store, limit, _say)
+    qualities = take_qualities(session, given, store, limit, _say) if given else []
+    _show(Contents([*session.comparisons, *session.records, *apart, *qualities], []), options)
 
 
 def _check(anatomies: int, options: RunOptions) -> None:

@@ -14,6 +14,8 @@ from memfloor.record import Anatomy, Failure, Run, Skip, Timed, UnreadableFile
 from memfloor.report.anatomy_section import anatomy_section
 from memfloor.report.compared import Compared
 from memfloor.report.comparison_section import comparison_section
+from memfloor.report.cost import catalogue_costs
+from memfloor.report.cost_section import cost_section
 from memfloor.report.figures import FIGURES, figure_svg
 from memfloor.report.interactive import scripts
 from memfloor.report.repeat import anatomy_commands, comparison_commands, ladder_commands, study_commands
@@ -66,7 +68,12 @@ def render(
         columns=CELL_COLUMNS,
         tables=_tables(summaries, invalid),
         figures=_figures(summaries),
-        sections=[weight_section(ladders), comparison_section(compared), anatomy_section(anatomies, folder)],
+        sections=[
+            weight_section(ladders),
+            comparison_section(compared),
+            anatomy_section(anatomies, folder),
+            cost_section(catalogue_costs(summaries)),
+        ],
         environments=_environments([*(run for item in summaries for run in item.runs), *anatomies]),
         unreadable=unreadable,
         commands=[
