@@ -161,7 +161,7 @@ class BlockMean:
 
 
 def block_mean(values: Sequence[float]) -> BlockMean:
-    """Return the mean of what each block of a comparison gives, with a t interval.
+    """Return the mean of what each block of a comparison gives, with a t interval over blocks.
 
     Raises:
         ValueError: There is no block.

@@ -38,6 +38,7 @@ def test_operator_and_module_give_the_role(ops, scope, role):
     [
         (("aten::linear", "aten::_weight_int8pack_mm"), "model.layers.0.mlp.up_proj", "weights"),
         (("aten::_weight_int4pack_mm_for_cpu",), "model.layers.0.mlp.up_proj", "weights"),
+        (("torchao::int4mm_packed_weight_cpu",), "model.layers.0.mlp.up_proj", "weights"),
         (("bitsandbytes::gemv_4bit",), "model.layers.0.mlp.up_proj", "weights"),
         (("gptqmodel::gptq_marlin_gemm",), "model.layers.0.mlp.up_proj", "weights"),
         (("bitsandbytes::dequantize_4bit", "aten::mul"), "model.layers.0.mlp.up_proj", "dequantization"),

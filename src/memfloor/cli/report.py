@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from memfloor.report.summary import CellSummary
 
 FIGURE_FORMATS = (".svg", ".png")
-WEIGHTS_FIGURE, COST_FIGURE = "8", "9"
+WEIGHTS_FIGURE = "8"
+COST_FIGURE = "9"
 
 
 def report(folder: Path, /, *, out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("report.html")) -> None:
@@ -73,8 +74,8 @@ def _draw(number: str, folder: Path) -> "Figure":
     if number == WEIGHTS_FIGURE:
         return _draw_weight_paths(folder)
     if number not in (*FIGURES, COST_FIGURE):
-        allowed = [*FIGURES, *ANATOMY_FIGURES, *COMPARISON_FIGURES, WEIGHTS_FIGURE, COST_FIGURE]
-        raise UsageError.unknown("figure", number, allowed)
+        others = (WEIGHTS_FIGURE, COST_FIGURE)
+        raise UsageError.unknown("figure", number, [*FIGURES, *ANATOMY_FIGURES, *COMPARISON_FIGURES, *others])
     summaries, _ = summarise(read_store(folder))
     if not summaries:
         raise UsageError(f"{folder} holds no runs to draw")

@@ -72,15 +72,14 @@ def weights(
     terms, limit = terms_of("weights", agreed, options, DEFAULT_RUNS, device), time_limit(options)
     store = Store(options.out)
     store.open_for_writing()
-    session = open_session(pairs, terms, store, observed=bool(anatomies or given))
+    session = open_session(pairs, terms, store)
     if session.records:
-        print(f"memfloor: goes on with a session of {session.comparisons[0].taken_at}", file=sys.stderr)
+        _say(f"goes on with a session of {session.comparisons[0].taken_at}")
     with SessionProgress() as progress:
         session = take_comparisons(session, store, progress, limit)
-    comparisons, taken = session.comparisons, session.records
-    apart = take_apart(comparisons, taken, anatomies, store, limit, _say)
-    qualities = take_qualities(comparisons, taken, given, store, limit, _say) if given else []
-    _show(Contents([*comparisons, *taken, *apart, *qualities], []), options)
+    apart = take_apart(session, anatomies, store, limit, _say)
+    qualities = take_qualities(session, given, store, limit, _say) if given else []
+    _show(Contents([*session.comparisons, *session.records, *apart, *qualities], []), options)
 
 
 def _check(anatomies: int, options: RunOptions) -> None:

@@ -118,15 +118,8 @@ def twice(cells: Sequence[Cell]) -> list[Pair]:
     ]
 
 
-def open_session(pairs: Sequence[Pair], terms: Terms, store: Store, observed: bool = True) -> Session:
-    """Write down every comparison of a session before its first run, or take up one that said the same.
-
-    Args:
-        pairs: The arms.
-        terms: What is said.
-        store: Where records go.
-        observed: Whether something is to be taken of the arms after their last block.
-    """
+def open_session(pairs: Sequence[Pair], terms: Terms, store: Store) -> Session:
+    """Write down every comparison of a session before its first run, or take up one that said the same."""
     session_id = uuid.uuid4().hex
     comparisons = [
         Comparison(
@@ -144,7 +137,7 @@ def open_session(pairs: Sequence[Pair], terms: Terms, store: Store, observed: bo
         )
         for pair in pairs
     ]
-    interrupted = interrupted_session(comparisons, store, observed)
+    interrupted = interrupted_session(comparisons, store)
     if interrupted:
         return interrupted
     for comparison in comparisons:
@@ -155,17 +148,17 @@ def open_session(pairs: Sequence[Pair], terms: Terms, store: Store, observed: bo
 def take_comparisons(session: Session, store: Store, listener: Listener, time_limit_seconds: float) -> Session:
     """Take the missing runs of a session in randomised blocks, the arms of each comparison side by side.
 
-    Comparisons that share a baseline share its runs too. An arm that cannot run takes its partner along, but no
-    baseline that others need.
+    Those that share a baseline share its runs too. An arm that cannot run takes its partner along, but no baseline that
+    others need.
 
     Returns:
         The session with its records.
     """
-    first, comparisons = session.comparisons[0], session.comparisons
-    cells = {cell.key: cell for item in comparisons for cell in (item.baseline, item.candidate)}
-    together = {cell.key: item.baseline.key for item in comparisons for cell in (item.baseline, item.candidate)}
-    shared = Counter(item.baseline.key for item in comparisons)
-    keys = [(item.baseline.key, item.candidate.key) for item in comparisons if shared[item.baseline.key] == 1]
+    first = session.comparisons[0]
+    cells = {cell.key: cell for item in session.comparisons for cell in (item.baseline, item.candidate)}
+    together = {cell.key: item.baseline.key for item in session.comparisons for cell in (item.baseline, item.candidate)}
+    shared = Counter(item.baseline.key for item in session.comparisons)
+    keys = [(item.baseline.key, item.candidate.key) for item in session.comparisons if shared[item.baseline.key] == 1]
     plan = Plan(
         cells=list(cells.values()),
         runs=first.planned_runs,

@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,8 +14,9 @@ from memfloor.errors import UsageError
 from memfloor.experiments.ask import QUALITY_CHILD, ask
 from memfloor.experiments.comparing import identity
 from memfloor.experiments.quality_job import QualityJob
+from memfloor.experiments.session import Session
 from memfloor.floor import check_context, parameter_count
-from memfloor.record import Cell, Comparison, Failure, LogitErrors, Quality, Run, Skip, Store
+from memfloor.record import Cell, Comparison, LogitErrors, Quality, Store
 from memfloor.spec import ModelSpec, Workload
 from memfloor.units import format_bytes
 
@@ -105,8 +106,7 @@ def _tokenize(words: str, folder: Path) -> list[int]:
 
 
 def take_qualities(
-    comparisons: Sequence[Comparison],
-    taken: Sequence[Run | Failure | Skip],
+    session: Session,
     given: GivenTokens,
     store: Store,
     time_limit_seconds: float,
@@ -118,30 +118,28 @@ def take_qualities(
     the time of this call. What a path cannot give is recorded with the reason; without a reference there are no others.
 
     Args:
-        comparisons: Of the session.
-        taken: Its runs.
+        session: With its runs.
         given: The tokens.
         store: Where records go.
         time_limit_seconds: Time after which a process is ended.
         on_phase: Told what is done.
     """
     with tempfile.TemporaryDirectory(prefix="memfloor-") as folder:
-        taker = _Taker(comparisons[0], given, Path(folder), time_limit_seconds, on_phase)
+        taker = _Taker(session.comparisons[0], given, Path(folder), time_limit_seconds, on_phase)
         qualities = []
-        for quality in taker.take_all(_paths(comparisons, taken)):
+        for quality in taker.take_all(_paths(session)):
             store.add(quality)
             qualities.append(quality)
     return qualities
 
 
-def _paths(comparisons: Sequence[Comparison], taken: Sequence[Run | Failure | Skip]) -> dict[str, Cell]:
+def _paths(session: Session) -> dict[str, Cell]:
     """Return the cell of each path that has a run, by its name."""
-    ran = {record.cell.key for record in taken if isinstance(record, Run)}
-    named = [(BASELINE, item.baseline) for item in comparisons]
-    named += [(item.path or item.candidate.runtime_text, item.candidate) for item in comparisons]
+    named = [(BASELINE, item.baseline) for item in session.comparisons]
+    named += [(item.path or item.candidate.runtime_text, item.candidate) for item in session.comparisons]
     cells: dict[str, Cell] = {}
     for name, cell in named:
-        if cell.key in ran:
+        if cell.key in session.done:
             # Contexts and batch sizes have one quality.
             cells.setdefault(name, cell)
     return cells

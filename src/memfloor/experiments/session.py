@@ -41,12 +41,12 @@ class Session:
         return blocks
 
     @property
-    def lacks_runs(self) -> bool:
-        """Tell whether a cell has no record yet, or fewer runs than were planned and one at least."""
-        runs, recorded = self.done, {record.cell.key for record in self.records}
-        planned = self.comparisons[0].planned_runs
-        cells = {cell.key for item in self.comparisons for cell in (item.baseline, item.candidate)}
-        return any(key not in recorded or 0 < len(runs.get(key, ())) < planned for key in cells)
+    def complete(self) -> bool:
+        """Tell whether every cell has a run in every block, or a reason why it cannot have one."""
+        skipped = {record.cell.key for record in self.records if isinstance(record, Skip)}
+        keys = {cell.key for item in self.comparisons for cell in (item.baseline, item.candidate)} - skipped
+        done, planned = self.done, self.comparisons[0].planned_runs
+        return all(len(done.get(key, set())) == planned for key in keys)
 
     @property
     def unobserved(self) -> list[Comparison]:
@@ -56,16 +56,15 @@ class Session:
         return [item for item, keys in arms if keys <= ran and not keys <= seen]
 
 
-def interrupted_session(wanted: Sequence[Comparison], store: Store, observed: bool = True) -> Session | None:
+def interrupted_session(wanted: Sequence[Comparison], store: Store) -> Session | None:
     """Return the last session in a store that said the same and did not come to its end; None if there is none.
 
-    Arms are observed, or taken apart, after the last block. A session that was taken in another place is left alone:
-    where device, packages or commit differ, its runs and those that are lacking could not be compared.
+    Arms are observed after the last block. A session that was taken in another place is left alone: where device,
+    packages or commit differ, its runs and those that are lacking could not be compared.
 
     Args:
         wanted: What is to be compared, whatever its identity.
         store: Where records lie; its folder exists.
-        observed: Whether a session at its end has something that was taken of its arms after the last block.
     """
     contents = store.contents()
     sessions: dict[str, list[Comparison]] = defaultdict(list)
@@ -74,16 +73,16 @@ def interrupted_session(wanted: Sequence[Comparison], store: Store, observed: bo
     for session_id, comparisons in reversed(sessions.items()):
         if _texts(comparisons).keys() == _texts(wanted).keys():
             session = _read(session_id, _texts(comparisons), wanted, contents)
-            ended = _was_observed(session, contents) if observed else not session.lacks_runs
-            return session if not ended and _same_place(session) else None
+            return session if _is_unfinished(session, contents) and _same_place(session) else None
     return None
 
 
-def _was_observed(session: Session, contents: Contents) -> bool:
-    apart = [*contents.anatomies, *contents.qualities, *session.observations]
-    if session.comparisons[0].question == "weights":
-        return any(record.session_id == session.session_id for record in apart)
-    return bool(session.observations) and not session.unobserved
+def _is_unfinished(session: Session, contents: Contents) -> bool:
+    if session.comparisons[0].question != "weights":
+        return bool(session.unobserved) or not session.observations
+    # Anatomies and qualities follow the last block; a command may ask for neither.
+    later = [*contents.anatomies, *contents.qualities, *contents.observations]
+    return not session.complete and all(record.session_id != session.session_id for record in later)
 
 
 def _texts(comparisons: Sequence[Comparison]) -> dict[str, Comparison]:

@@ -8,8 +8,9 @@ from typing import Any
 from memfloor.errors import UsageError
 from memfloor.experiments.anatomy import TRACED_STEPS, AnatomyPlan, take_anatomies
 from memfloor.experiments.comparing import Pair, RuntimeText, identity
+from memfloor.experiments.session import Session
 from memfloor.experiments.study import grid
-from memfloor.record import Anatomy, Arm, ArmObservation, Cell, Comparison, Failure, Run, Skip, Store
+from memfloor.record import Anatomy, Arm, ArmObservation, Cell, Comparison, Store
 
 EVERYWHERE = ("cpu", "cuda")
 BASELINE = "bf16"
@@ -101,8 +102,7 @@ def ladder_pairs(
 
 
 def take_apart(
-    comparisons: Sequence[Comparison],
-    taken: Sequence[Run | Failure | Skip],
+    session: Session,
     anatomies: int,
     store: Store,
     time_limit_seconds: float,
@@ -111,23 +111,21 @@ def take_apart(
     """Take anatomies of every cell of a session that has a run, the baseline's once, and record why one has none.
 
     Args:
-        comparisons: Of the session.
-        taken: Its runs.
+        session: With its runs.
         anatomies: Of each cell; none if zero.
         store: Where records go.
         time_limit_seconds: Time after which a process is ended.
         on_phase: Told what is done.
     """
-    ran = {record.cell.key for record in taken if isinstance(record, Run)}
     cells: dict[str, tuple[Arm, Cell]] = {}
-    for item in comparisons:
+    for item in session.comparisons:
         cells.setdefault(item.baseline.key, ("baseline", item.baseline))
         cells.setdefault(item.candidate.key, ("candidate", item.candidate))
     found: list[Anatomy | ArmObservation] = []
     for key, (arm, cell) in cells.items():
-        if key in ran and anatomies:
+        if key in session.done and anatomies:
             on_phase(f"taking {cell.runtime_text} at context {cell.workload.context_len} apart")
-            found += _take_one_apart(comparisons[0], arm, cell, anatomies, store, time_limit_seconds)
+            found += _take_one_apart(session.comparisons[0], arm, cell, anatomies, store, time_limit_seconds)
     return found
 
 
