@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from memfloor.runtimes.census import operator_census
@@ -29,3 +30,31 @@ def test_a_step_leaves_no_gradient_behind():
     results = []
     operator_census(lambda: results.append(weight @ weight))
     assert not results[0].requires_grad
+
+
+@pytest.fixture
+def library():
+    """Define an operator that is one for every device, of another that has a kernel for a CPU, and of torch's."""
+    with torch.library._scoped_library("memfloor_test", "DEF") as made:
+        made.define("twice(Tensor x) -> Tensor")
+        made.define("product(Tensor x) -> Tensor")
+        made.impl("twice", lambda x: x + x, "CPU")
+        made.impl("product", lambda x: torch.ops.memfloor_test.twice(x) @ x, "CompositeExplicitAutograd")
+        yield
+
+
+def test_what_a_librarys_operator_calls_is_counted_where_it_is_looked_into(library):
+    matrix = torch.ones(2, 2)
+
+    def step():
+        results.append(torch.ops.memfloor_test.product(matrix))
+
+    results = []
+    assert operator_census(step) == {"memfloor_test::product": 1}
+    assert operator_census(step, inside=("memfloor_test",)) == {
+        "aten::add.Tensor": 1,
+        "aten::matmul": 1,
+        "memfloor_test::product": 1,
+        "memfloor_test::twice": 1,
+    }
+    assert torch.equal(results[0], results[1])
