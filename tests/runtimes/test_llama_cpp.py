@@ -5,7 +5,6 @@ import torch
 
 from memfloor.errors import UsageError
 from memfloor.runtimes import DecodeRequest, find_runtime
-from memfloor.runtimes.gguf_file import FILE_TYPES
 from memfloor.runtimes.llama_cpp import LlamaCpp, cell_reason
 from memfloor.spec import load_model, model_names
 
@@ -110,28 +109,36 @@ def feed(system, prompt):
     system.token, system.position = prompt[-1], len(prompt) - 1
 
 
-@pytest.mark.parametrize("weights", ["int8-g32", "int4-g32"])
-def test_quantised_weights_give_the_logits_of_the_rounded_checkpoint(ready, tiny, checkpoint, weights):
+@pytest.mark.parametrize("weights", ["bf16", "int8-g32", "int4-g32", "q4-k-m"])
+def test_forced_logits_are_those_of_the_rounded_checkpoint(ready, tiny, checkpoint, weights):
+    # Two layers, of which llama.cpp's recipe gives the second more bits.
+    spec = tiny("qwen2", hidden_size=256, intermediate_size=512)
+    folder = checkpoint(spec, 52)
+    tokens = torch.randint(320, (20,), generator=torch.Generator().manual_seed(3)).tolist()
+    exact = rounded_logits(folder, spec, weights, tokens)
+    system = ready(spec=spec, weights=weights, start_len=0, max_steps=40, weights_from=str(folder))
+    error = (system.forced_logits(tokens) - exact).std() / exact.std()
+    # What is left is that llama.cpp rounds activations, to bf16 or to 8 bits in groups of 32 or 256.
+    assert 0 < error < 0.2
+    assert system._context.cached_len() == 20
+    assert system.observed_path().facts["cache_fill"] == "empty"
+
+
+def rounded_logits(folder, spec, weights, tokens):
+    """Return transformers' logits after each token, of a checkpoint rounded as llama.cpp's file keeps it."""
     import gguf
     from transformers import AutoModelForCausalLM
 
-    spec = tiny("qwen2")
-    folder = checkpoint(spec, 52)
-    prompt = torch.randint(320, (1, 40), generator=torch.Generator().manual_seed(3))
-    kind = gguf.GGMLQuantizationType[FILE_TYPES[weights]]
+    from memfloor.runtimes.gguf_file import _quantize, plan_tensors
+
+    kinds = {plan.name: plan.kind for plan in plan_tensors(spec, weights)}
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():
         for name, matrix in model.named_parameters():
-            if matrix.dim() == 2 and "embed" not in name:
-                rounded = gguf.quants.dequantize(gguf.quants.quantize(matrix.detach().numpy(), kind), kind)
-                matrix.copy_(torch.from_numpy(rounded))
-        exact = model(prompt).logits[0, -1].numpy()
-    system = ready(spec=spec, weights=weights, start_len=1, max_steps=80, weights_from=str(folder))
-    feed(system, prompt[0].tolist())
-    system.step()
-    error = (system._context._logits - exact).std() / exact.std()
-    # What is left is that llama.cpp rounds activations to 8 bits in groups of 32.
-    assert 0 < error < 0.1
+            if matrix.dim() == 2:
+                kept = _quantize(matrix.detach().numpy(), kinds[name])
+                matrix.copy_(torch.from_numpy(gguf.quants.dequantize(kept, gguf.GGMLQuantizationType[kinds[name]])))
+        return model(torch.tensor([tokens])).logits[0].numpy()
 
 
 @pytest.mark.parametrize("flash", ["on", "off"])
@@ -175,7 +182,9 @@ def test_a_prefill_fills_the_cache_in_chunks(ready, monkeypatch):
     assert system.observed_path().facts["cache_fill"] == "prefill of random tokens"
 
 
-@pytest.mark.parametrize(("weights", "name"), [("bf16", "BF16"), ("int8-g32", "Q8_0"), ("int4-g32", "Q4_0")])
+@pytest.mark.parametrize(
+    ("weights", "name"), [("bf16", "BF16"), ("int8-g32", "Q8_0"), ("int4-g32", "Q4_0"), ("q4-k-m", "Q4_K - Medium")]
+)
 def test_the_observed_path_names_what_ran(ready, weights, name):
     system = ready(weights=weights, threads=1)
     system.step()
@@ -266,6 +275,11 @@ def test_formats_without_a_path_say_so(asked, changes, reason):
 )
 def test_shapes_without_a_path_say_so(asked, tiny, family, changes, reason):
     assert cell_reason(asked(spec=tiny(family, **changes)).cell) == reason
+
+
+def test_another_mix_of_large_models_is_refused(asked, tiny):
+    cell = asked(spec=tiny("llama", num_hidden_layers=80), weights="q4-k-m").cell
+    assert cell_reason(cell) == "q4-k-m of a model of 80 layers is another mix, whose V is Q5_K"
 
 
 def test_a_gpu_is_refused(asked):
