@@ -10,6 +10,7 @@ import memfloor
 from memfloor.cli.aa import aa
 from memfloor.cli.ab import ab
 from memfloor.cli.anatomy import anatomy
+from memfloor.cli.attention import attention as _attention  # noqa: F401
 from memfloor.cli.doctor import doctor
 from memfloor.cli.floor import floor
 from memfloor.cli.measure import measure, study

@@ -52,7 +52,7 @@ def runs(
 
 
 def query(folder: Path, sql: str, /, *, json: Annotated[bool, Parameter(negative=())] = False) -> None:
-    """Answer one SQL query over the tables runs, steps, anatomies and comparisons of a folder.
+    """Answer one SQL query over the tables runs, steps, anatomies, comparisons and attention of a folder.
 
     Args:
         folder: Folder with records.
@@ -63,7 +63,7 @@ def query(folder: Path, sql: str, /, *, json: Annotated[bool, Parameter(negative
     from memfloor.report.sql import run_query
 
     found = read_contents(folder)
-    names, rows = run_query(found.runs, sql, found.anatomies, compared_in(found))
+    names, rows = run_query(found.runs, sql, found.anatomies, compared_in(found), found.of("attention").runs)
     if json:
         print_json([dict(zip(names, map(_plain, row), strict=True)) for row in rows])
         return

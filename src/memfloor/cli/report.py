@@ -13,7 +13,10 @@ from memfloor.record import Store
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from memfloor.report.compared import Compared
+
 FIGURE_FORMATS = (".svg", ".png")
+ATTENTION_FIGURE = "7"
 
 
 def report(folder: Path, /, *, out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("report.html")) -> None:
@@ -24,10 +27,12 @@ def report(folder: Path, /, *, out: Annotated[Path, Parameter(name=["--out", "-o
         out: The file to write.
     """
     from memfloor.report.afterwards import compared_in
+    from memfloor.report.attention import attention_in
     from memfloor.report.page import render, write_page
 
     found = Store(folder).contents()
-    write_page(render(found.runs, found.unreadable, folder, found.anatomies, compared_in(found)), out)
+    page = render(found.runs, found.unreadable, folder, found.anatomies, compared_in(found), attention_in(found))
+    write_page(page, out)
     print_text(f"report: {out.resolve()}")
 
 
@@ -55,12 +60,13 @@ def figure(
 
 
 def _draw(number: str, folder: Path) -> "Figure":
-    from memfloor.report.afterwards import compared_in
     from memfloor.report.anatomy_figures import ANATOMY_FIGURES
     from memfloor.report.comparison_figures import COMPARISON_FIGURES
     from memfloor.report.figures import FIGURES
     from memfloor.report.summary import summarise
 
+    if number == ATTENTION_FIGURE:
+        return _draw_attention(folder)
     if number in ANATOMY_FIGURES:
         anatomies = Store(folder).anatomies()
         if not anatomies:
@@ -69,16 +75,34 @@ def _draw(number: str, folder: Path) -> "Figure":
             )
         return ANATOMY_FIGURES[number](anatomies)
     if number in COMPARISON_FIGURES:
-        compared = [item for item in compared_in(read_contents(folder)) if item.ratio]
-        if number == "5":
-            compared = [item for item in compared if not item.baseline.arm]
-        if not compared:
-            words = f"{folder} holds no comparison with runs of both arms"
-            raise UsageError(f"{words}; take one with: memfloor ab launch MODEL --out {folder}")
-        return COMPARISON_FIGURES[number](compared)
+        return COMPARISON_FIGURES[number](_compared_for(number, folder))
     if number not in FIGURES:
-        raise UsageError.unknown("figure", number, [*FIGURES, *ANATOMY_FIGURES, *COMPARISON_FIGURES])
+        known = [*FIGURES, *ANATOMY_FIGURES, *COMPARISON_FIGURES, ATTENTION_FIGURE]
+        raise UsageError.unknown("figure", number, known)
     summaries, _ = summarise(read_store(folder))
     if not summaries:
         raise UsageError(f"{folder} holds no runs to draw")
     return FIGURES[number](summaries)
+
+
+def _compared_for(number: str, folder: Path) -> list["Compared"]:
+    from memfloor.report.afterwards import compared_in
+
+    compared = [item for item in compared_in(read_contents(folder)) if item.ratio]
+    if number == "5":
+        compared = [item for item in compared if not item.baseline.arm]
+    if not compared:
+        words = f"{folder} holds no comparison with runs of both arms"
+        raise UsageError(f"{words}; take one with: memfloor ab launch MODEL --out {folder}")
+    return compared
+
+
+def _draw_attention(folder: Path) -> "Figure":
+    from memfloor.report.attention import attention_in
+    from memfloor.report.attention_figure import attention_figure
+
+    found = attention_in(read_contents(folder))
+    if not found.rows:
+        words = f"{folder} holds no runs of attention"
+        raise UsageError(f"{words}; take some with: memfloor ab attention MODEL --out {folder}")
+    return attention_figure(found)

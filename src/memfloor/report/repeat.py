@@ -56,6 +56,19 @@ def comparison_commands(comparisons: Sequence[Comparison]) -> list[str]:
     return [f"{head} --context {_listed(sorted(set(lengths)))} {rest}" for (head, rest), lengths in contexts.items()]
 
 
+def attention_commands(summaries: Sequence[CellSummary]) -> list[str]:
+    """Return the commands that take the same attention again, the backends of one context in one session."""
+    backends: dict[tuple[str, int, str], list[str]] = defaultdict(list)
+    for summary in summaries:
+        cell, first = summary.cell, summary.runs[0]
+        settings = _settings(cell, {}, first.protocol, _count(summary.runs), _seed(first))
+        backends[_model(cell), cell.workload.context_len, settings].append(cell.runtime_text)
+    return [
+        f"memfloor ab attention {model} {' '.join(f'--backend {name}' for name in names)} --context {length} {settings}"
+        for (model, length, settings), names in backends.items()
+    ]
+
+
 def anatomy_commands(anatomies: Sequence[Anatomy]) -> list[str]:
     """Return the commands that take the same anatomies again."""
     cells: dict[str, list[Anatomy]] = defaultdict(list)

@@ -10,12 +10,14 @@ from memfloor.record import Anatomy, Failure, Run, Skip
 from memfloor.report.compared import Compared
 from memfloor.report.sql_tables import (
     ANATOMIES,
+    ATTENTION,
     COMPARISONS,
     RUNS,
     STEPS,
     Columns,
     Row,
     anatomy_row,
+    attention_row,
     comparison_row,
     run_row,
     step_rows,
@@ -27,14 +29,16 @@ def run_query(
     sql: str,
     anatomies: Sequence[Anatomy] = (),
     compared: Sequence[Compared] = (),
+    attention: Sequence[Run | Failure | Skip] = (),
 ) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Answer one SELECT over the tables `runs`, `steps`, `anatomies` and `comparisons`, of which `steps` has most rows.
+    """Answer one SELECT over the tables `runs`, `steps`, `anatomies`, `comparisons` and `attention`.
 
     Args:
         records: Valid records.
         sql: The query; it can read no file and change nothing outside its own memory.
         anatomies: A row each.
         compared: A row each.
+        attention: Records of attention backends, a row each; they are no steps.
 
     Raises:
         UsageError: DuckDB refuses the query, with its reason.
@@ -44,6 +48,7 @@ def run_query(
         "steps": (STEPS, (row for record in records for row in step_rows(record))),
         "anatomies": (ANATOMIES, map(anatomy_row, anatomies)),
         "comparisons": (COMPARISONS, map(comparison_row, compared)),
+        "attention": (ATTENTION, map(attention_row, attention)),
     }
     with duckdb.connect(":memory:") as connection:
         for name, (columns, rows) in tables.items():

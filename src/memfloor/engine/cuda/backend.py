@@ -85,12 +85,11 @@ def build(cell: Cell, start_len: int, max_len: int, seed: int, report: Callable[
 
     from memfloor.engine.cuda.kv_cache import fill_cache
     from memfloor.engine.cuda.model import DecodeModel
-    from memfloor.engine.kernels.dependency import MODES
 
     report("loading weights")
     device = torch.device("cuda", torch.cuda.current_device())
     shapes = launch_shapes(cell)
-    model = DecodeModel(cell.spec, _load_weights(cell, device, seed), max_len, shapes, MODES[_pdl(cell)])
+    model = DecodeModel(cell.spec, _load_weights(cell, device, seed), max_len, shapes, pdl_mode(cell))
     report("filling the KV cache")
     if cell.prefill:
         # The prompt of every runtime, so that their tokens can be compared.
@@ -152,6 +151,13 @@ def _format_reason(cell: Cell) -> str | None:
         if any(problems):
             return next(filter(None, problems))
     return None
+
+
+def pdl_mode(cell: Cell) -> int:
+    """Return a cell's mode of programmatic dependent launch on the current GPU, as `kernels.dependency` has it."""
+    from memfloor.engine.kernels.dependency import MODES
+
+    return MODES[_pdl(cell)]
 
 
 def _pdl(cell: Cell) -> str:
