@@ -62,7 +62,8 @@ def reference(layer: Layer) -> "torch.Tensor":
     batch, kv_heads, _, head_dim = layer.keys.shape
     query = layer.query.float().view(batch, kv_heads, layer.group, head_dim)
     scores = query @ layer.keys.float().transpose(2, 3) / head_dim**0.5
-    return (scores.softmax(dim=-1) @ layer.values.float()).view(batch, -1, head_dim)
+    attended: torch.Tensor = scores.softmax(dim=-1) @ layer.values.float()
+    return attended.view(batch, -1, head_dim)
 
 
 def output_error(output: "torch.Tensor", layer: Layer) -> OutputError:
