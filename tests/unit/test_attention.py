@@ -25,7 +25,9 @@ LAYERS = 2
 def backend(make_run, make_cell):
     """Return a function that makes a run of a backend, each layer so many milliseconds."""
 
-    def make(milliseconds, block=0, runtime="sdpa", error=2e-3, plan_seconds=None, context_len=512, facts=(), **options):
+    def make(
+        milliseconds, block=0, runtime="sdpa", error=2e-3, plan_seconds=None, context_len=512, facts=(), **options
+    ):
         cell = make_cell(context_len, runtime, options=options, part="attention")
         run = make_run((LAYERS * milliseconds * 1e-3,) * 3, block=block, cell=cell, ceiling=1e9)
         found = OutputError(relative_norm=error, max_abs=0.1)

@@ -18,7 +18,8 @@ from memfloor.units import format_seconds
 
 # The project's own and the baseline stand out.
 COLOURS = {"engine": GREEN, "sdpa": BLUE}
-TICKS_MICROSECONDS = [digit * 10.0**power for power in range(-1, 7) for digit in (1, 2, 5)]
+# Digits of each decade that are marked, where the axis spans fewer than so many times its start.
+FINE_DIGITS, COARSE_DIGITS, FINE_SPAN = (1, 2, 5), (1,), 500
 REASON_CHARACTERS = 96
 
 
@@ -122,7 +123,8 @@ def _longest(rows: Sequence[AttentionRow]) -> float:
 
 def _microseconds(axes: Axes) -> None:
     low, high = axes.get_xlim()
-    ticks = [tick for tick in TICKS_MICROSECONDS if low <= tick <= high]
+    digits = FINE_DIGITS if high < FINE_SPAN * low else COARSE_DIGITS
+    ticks = [digit * 10.0**power for power in range(-2, 8) for digit in digits if low <= digit * 10.0**power <= high]
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
