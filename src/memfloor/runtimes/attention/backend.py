@@ -53,7 +53,7 @@ class AttentionBackend(ABC):
         """Say why this backend cannot run here, or this cell; None if that shows at its first call at the latest."""
         if cell is not None and cell.device not in cls.devices:
             return f"{cls.name} runs on {' and '.join(cls.devices)}, not on {cell.device}"
-        reason = _torch_reason() or cls.library_reason()
+        reason = _torch_reason() or cls.library_reason() or (None if "cpu" in cls.devices else _gpu_reason())
         return reason if reason is not None or cell is None else _shared_reason(cell) or cls.cell_reason(cell)
 
     @classmethod
@@ -211,13 +211,17 @@ def _torch_reason() -> str | None:
     return missing("torch", "pip install 'memfloor[torch]'")
 
 
+def _gpu_reason() -> str | None:
+    import torch
+
+    return None if torch.cuda.is_available() else "it needs a CUDA GPU, and torch sees none"
+
+
 def _shared_reason(cell: Cell) -> str | None:
     if cell.workload.kv != "bf16":
         return f"attention is measured over a KV cache in bf16, not {cell.workload.kv}"
     if cell.device == "cuda":
-        import torch
-
-        return None if torch.cuda.is_available() else "torch sees no CUDA GPU"
+        return _gpu_reason()
     return "launch=graph needs a CUDA GPU" if cell.options.get("launch") == "graph" else None
 
 

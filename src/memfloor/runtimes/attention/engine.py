@@ -43,11 +43,8 @@ class EngineAttention(AttentionBackend):
 
     def needed_bytes(self) -> int:
         """Return the bytes of the engine's cache and of one layer that it is filled from."""
-        return (
-            super().needed_bytes()
-            * (self.request.cell.spec.num_hidden_layers + 1)
-            // max(1, self.request.cell.spec.num_hidden_layers)
-        )
+        total = super().needed_bytes()
+        return total + total // self.request.cell.spec.num_hidden_layers
 
     def build(self) -> Issue:
         """Fill the engine's own cache layer by layer and return what attends in all of them."""
