@@ -3,7 +3,7 @@ from itertools import groupby
 
 import pytest
 
-from memfloor.record import Comparison, Run, Skip, Store
+from memfloor.record import Skip, Store
 
 SHORT = ("--timed-steps", 4, "--device", "cpu", "--threads", 1)
 # What the fake child does at this context.
@@ -55,23 +55,28 @@ def test_real_backends_are_compared_reported_and_drawn(ab_attention, memfloor, t
 
 
 @pytest.mark.usefixtures("fake_child")
-def test_all_backends_are_said_first_and_interleaved_by_context(ab_attention, tmp_path):
-    done, rows = ab_attention("--context", "64,128", "--batch", "1,2")
+def test_all_backends_are_run_unless_some_are_named(ab_attention):
+    done, rows = ab_attention("--context", 64, "--runs", 1)
     assert done.status == 0, done.err
-    assert len({row["backend"] for row in rows}) == 10
+    pinned = {f"sdpa,backend={name}" for name in ("flash", "efficient", "math", "cudnn")}
+    others = {"sdpa", "flash-attention-2", "flash-attention-3", "flashinfer", "flex", "engine"}
+    assert {row["backend"] for row in rows} == pinned | others
+
+
+@pytest.mark.usefixtures("fake_child")
+def test_what_is_compared_is_said_first_and_interleaved_by_workload(ab_attention, tmp_path):
+    done, _ = ab_attention("--context", "64,128", "--batch", "1,2", "--backend", "engine")
+    assert done.status == 0, done.err
     found = Store(tmp_path / "runs").contents().of("attention")
-    runs = [run for run in found.runs if isinstance(run, Run)]
-    # Three runs unless given, of ten backends, two contexts and two batch sizes.
-    assert len(runs) == 3 * 10 * 2 * 2
+    # Three runs unless given, of two backends, contexts and batch sizes.
+    assert len(found.runs) == 3 * 2 * 2 * 2
     said = found.comparisons
-    assert all(isinstance(item, Comparison) and item.baseline.runtime_text == "sdpa" for item in said)
-    assert len(said) == 9 * 2 * 2
-    assert {item.session_id for item in (*said, *runs)} == {said[0].session_id}
-    assert max(item.taken_at for item in said) <= min(run.taken_at for run in runs)
-    for _, block in groupby(runs, key=lambda run: run.block):
-        workloads = [run.cell.workload for run in block]
+    assert [(item.baseline.runtime_text, item.candidate.runtime_text) for item in said] == [("sdpa", "engine")] * 4
+    assert {item.session_id for item in (*said, *found.runs)} == {said[0].session_id}
+    assert max(item.taken_at for item in said) <= min(run.taken_at for run in found.runs)
+    for _, block in groupby(found.runs, key=lambda run: run.block):
         # The backends of a context and batch size lie side by side.
-        assert len([workload for workload, _ in groupby(workloads)]) == 4
+        assert len([workload for workload, _ in groupby(run.cell.workload for run in block)]) == 4
 
 
 @pytest.mark.usefixtures("fake_child")
@@ -95,7 +100,8 @@ def test_where_no_backend_runs_nothing_was_measured(ab_attention, tmp_path):
 
 @pytest.mark.usefixtures("fake_child")
 def test_the_table_names_backends_with_their_time_and_what_could_not_run(memfloor, tiny_model, tmp_path):
-    done = memfloor("ab", "attention", tiny_model, *SHORT, "--context", f"64,{UNAVAILABLE}", "--out", tmp_path)
+    few = ("--context", f"64,{UNAVAILABLE}", "--runs", 1, "--backend", "flash-attention-3")
+    done = memfloor("ab", "attention", tiny_model, *SHORT, *few, "--out", tmp_path)
     assert done.status == 0, done.err
     assert "p50 a layer" in done.out
     assert "flash-attention-3" in done.out

@@ -43,24 +43,25 @@ def attention_figure(found: Attention) -> Figure:
         size = (10, 0.9 * len(panels) + 0.27 * sum(heights))
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights).flatten()
-        for each, (title, panel) in zip(axes, panels.items(), strict=True):
+        for each, (names, panel) in zip(axes, panels.items(), strict=True):
             _draw(each, panel)
-            each.set_title(title, loc="left", fontsize=10)
+            each.set_title(", ".join(names), loc="left", fontsize=10)
         axes[-1].set_xlabel(
             "decode attention of one layer, us (line: 95 % interval; orange: floor at the paired ceiling)"
         )
     return figure
 
 
-def _panels(found: Attention) -> dict[str, _Panel]:
-    panels: dict[str, _Panel] = defaultdict(_Panel)
+def _panels(found: Attention) -> dict[tuple[str, str], _Panel]:
+    """Return a panel by the names of device and model."""
+    panels: dict[tuple[str, str], _Panel] = defaultdict(_Panel)
     for row in found.rows:
         cell = row.summary.cell
-        panels[f"{row.summary.device.name}, {cell.spec.name}"].rows[workload_text(cell)].append(row)
+        panels[row.summary.device.name, cell.spec.name].rows[workload_text(cell)].append(row)
     for item in found.invalid:
         context = workload_text(item.cell)
-        for title, panel in panels.items():
-            device, _, model = title.rpartition(", ")
+        for (device, model), panel in panels.items():
+            # What was refused before it had a device is shown with every one.
             same_place = item.device is None or item.device.name == device
             if same_place and item.cell.spec.name == model and context in panel.rows:
                 panel.lost[context].append(item)

@@ -10,7 +10,7 @@ from memfloor.runtimes.attention.layers import Layer, make_layers
 if TYPE_CHECKING:
     import torch
 
-INSTALL = "pip install flashinfer-python"
+INSTALL = "pip install 'memfloor[flashinfer]'"
 PAGE_TOKENS = 16
 WORKSPACE_BYTES = 128 * 2**20
 # Group sizes that its decode kernels without tensor cores are made for; the others need the prefill kernels.
