@@ -59,7 +59,7 @@ def test_all_backends_are_run_unless_some_are_named(ab_attention):
     done, rows = ab_attention("--context", 64, "--runs", 1)
     assert done.status == 0, done.err
     pinned = {f"sdpa,backend={name}" for name in ("flash", "efficient", "math", "cudnn")}
-    others = {"sdpa", "flash-attention-2", "flash-attention-3", "flashinfer", "flex", "engine"}
+    others = {"sdpa", "sdpa,gqa=rows", "flash-attention-2", "flash-attention-3", "flashinfer", "flex", "engine"}
     assert {row["backend"] for row in rows} == pinned | others
 
 

@@ -81,8 +81,9 @@ def _show(found: Attention, options: RunOptions) -> None:
         print_json([*(row.to_json() for row in found.rows), *map(lost_json, found.invalid)])
     else:
         title = f"decode attention of one layer, records in {options.out}"
-        rows = [[*attention_row(row)[:-1], first_word(row.verdict)] for row in found.rows]
-        print_wide_table(title, ATTENTION_COLUMNS, rows, WIDE_TABLE, NARROW)
+        # One model is run, and what stands behind a verdict has no room in a line.
+        rows = [[*attention_row(row)[1:-1], first_word(row.verdict)] for row in found.rows]
+        print_wide_table(title, ATTENTION_COLUMNS[1:], rows, WIDE_TABLE, NARROW)
         print_text("\n".join([*_reasons(found), *found.cautions]))
     if not found.rows:
         sys.exit(EXIT_NOTHING_MEASURED)

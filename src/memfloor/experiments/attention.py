@@ -14,6 +14,7 @@ BASELINE = "sdpa"
 # The study's rows, and its peers; one that cannot run here is a recorded skip.
 DEFAULT_BACKENDS: tuple[RuntimeText, ...] = (
     (BASELINE, {}),
+    (BASELINE, {"gqa": "rows"}),
     (BASELINE, {"backend": "flash"}),
     (BASELINE, {"backend": "efficient"}),
     (BASELINE, {"backend": "math"}),

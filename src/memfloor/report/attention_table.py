@@ -21,9 +21,9 @@ ATTENTION_COLUMNS = (
     "runs",
     "verdict",
 )
-# Characters that all columns take, and what fits a narrow terminal, by place.
-WIDE_TABLE = 190
-NARROW = (1, 2, 3, 6, 9, 12)
+# Characters that all columns but the model take, and which of these fit a narrow terminal, by place.
+WIDE_TABLE = 180
+NARROW = (0, 1, 2, 5, 8, 11)
 
 
 def attention_row(row: AttentionRow) -> list[str]:

@@ -72,15 +72,8 @@ class AttentionBackend(ABC):
         return 1
 
     @abstractmethod
-    def layer_call(self, layer: Layer) -> Callable[[], Any]:
-        """Return the call that attends in one layer and returns [B, H, D] in any shape."""
-
     def build(self) -> Issue:
-        """Allocate every layer and return what attends in all of them."""
-        cell = self.request.cell
-        self.layers = list(make_layers(cell, self.request.seed, tokens_first=self.tokens_first))
-        calls = [self.layer_call(layer) for layer in self.layers]
-        return lambda: [call() for call in calls]
+        """Allocate every layer, keep the first in `layers`, and return what attends in all of them."""
 
     def prepare(self) -> None:
         """Allocate the buffers, attend once so that everything is compiled and, for `launch=graph`, capture.
@@ -200,6 +193,21 @@ class AttentionBackend(ABC):
         return self._issue
 
 
+class LayerByLayer(AttentionBackend):
+    """Attend by one call of a library for each layer."""
+
+    @abstractmethod
+    def layer_call(self, layer: Layer) -> Callable[[], Any]:
+        """Return the call that attends in one layer and returns [B, H, D] in any shape."""
+
+    def build(self) -> Issue:
+        """Allocate every layer and return what attends in all of them."""
+        cell = self.request.cell
+        self.layers = list(make_layers(cell, self.request.seed, tokens_first=self.tokens_first))
+        calls = [self.layer_call(layer) for layer in self.layers]
+        return lambda: [call() for call in calls]
+
+
 def missing(package: str, install: str) -> str | None:
     """Say that a package is not installed, and how to install it; None if it is."""
     from importlib.util import find_spec
@@ -208,7 +216,12 @@ def missing(package: str, install: str) -> str | None:
 
 
 def _torch_reason() -> str | None:
-    return missing("torch", "pip install 'memfloor[torch]'")
+    # A torch that is there and cannot be imported is as good as missing.
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        return f"{error.name or 'torch'} is not installed; pip install 'memfloor[torch]'"
+    return None
 
 
 def _gpu_reason() -> str | None:

@@ -1,13 +1,13 @@
 """The project's own attention: the native operation on a CPU, the Triton kernels on a GPU."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from memfloor.engine.cpu import backend as cpu
 from memfloor.engine.cuda import backend as cuda
 from memfloor.record import Cell
 from memfloor.runtimes.attention.backend import LAUNCH_OPTIONS, AttentionBackend, Issue
-from memfloor.runtimes.attention.layers import Layer, make_layers
+from memfloor.runtimes.attention.layers import make_layers
 
 if TYPE_CHECKING:
     import torch
@@ -51,10 +51,6 @@ class EngineAttention(AttentionBackend):
         self._cpu: CpuAttention | None = None
         self._cuda: CudaAttention | None = None
         return self._build_cpu() if self.request.cell.device == "cpu" else self._build_cuda()
-
-    def layer_call(self, layer: Layer) -> Callable[[], Any]:
-        """Refuse: layers are run together."""
-        raise NotImplementedError("the engine runs all layers as one plan")
 
     def first_output(self) -> "torch.Tensor":
         """Return the attention of the first layer."""

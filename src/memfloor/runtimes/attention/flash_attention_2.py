@@ -4,13 +4,13 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from memfloor.record import Cell
-from memfloor.runtimes.attention.backend import AttentionBackend, missing
+from memfloor.runtimes.attention.backend import LayerByLayer, missing
 from memfloor.runtimes.attention.layers import Layer
 
 INSTALL = "pip install flash-attn --no-build-isolation, which compiles it for a CUDA GPU"
 
 
-class FlashAttention2(AttentionBackend):
+class FlashAttention2(LayerByLayer):
     """Attend with `flash_attn.flash_attn_with_kvcache`, its own choice of splits."""
 
     name: ClassVar[str] = "flash-attention-2"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from memfloor.record import Cell
-from memfloor.runtimes.attention.backend import AttentionBackend
+from memfloor.runtimes.attention.backend import LayerByLayer
 from memfloor.runtimes.attention.flash_attention_2 import cached_lengths, tokens_first
 from memfloor.runtimes.attention.layers import Layer
 
@@ -20,7 +20,7 @@ INSTALL = (
 PLAIN = {"sm_margin": 0, "num_splits": 0, "cp_world_size": 1, "cp_rank": 0, "softcap": 0.0}
 
 
-class FlashAttention3(AttentionBackend):
+class FlashAttention3(LayerByLayer):
     """Attend with `flash_attn_with_kvcache` of the Hopper package, or with the same operator out of the vLLM wheel."""
 
     name: ClassVar[str] = "flash-attention-3"

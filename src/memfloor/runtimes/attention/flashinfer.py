@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from memfloor.runtimes.attention.backend import LAUNCH_OPTIONS, AttentionBackend, Issue, missing
+from memfloor.runtimes.attention.backend import LAUNCH_OPTIONS, Issue, LayerByLayer, missing
 from memfloor.runtimes.attention.layers import Layer, make_layers
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ WORKSPACE_BYTES = 128 * 2**20
 CUDA_CORE_GROUPS = (1, 2, 3, 4, 8)
 
 
-class FlashInfer(AttentionBackend):
+class FlashInfer(LayerByLayer):
     """Attend with `BatchDecodeWithPagedKVCacheWrapper`.
 
     Option `cores`: cuda or tensor; unless given, cuda where its decode kernels have the group size, tensor elsewhere.

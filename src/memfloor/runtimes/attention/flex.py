@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from memfloor.record import Cell
-from memfloor.runtimes.attention.backend import AttentionBackend, Issue
+from memfloor.runtimes.attention.backend import Issue, LayerByLayer
 from memfloor.runtimes.attention.layers import Layer
 from memfloor.runtimes.inductor import compiled_graphs, kernel_calls, missing_compiler, triton_reason
 
 
-class Flex(AttentionBackend):
+class Flex(LayerByLayer):
     """Attend with a compiled `flex_attention`, no score modification and no mask: on a GPU its split decode kernel."""
 
     name: ClassVar[str] = "flex"

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from memfloor.runtimes.attention.backend import LAUNCH_OPTIONS, AttentionBackend, Issue
+from memfloor.runtimes.attention.backend import LAUNCH_OPTIONS, Issue, LayerByLayer
 from memfloor.runtimes.attention.layers import Layer
 from memfloor.runtimes.hf import SDPA_BACKENDS, pin_sdpa
 
@@ -16,7 +16,7 @@ FUSED = {
 UNFUSED = ("aten::_safe_softmax", "aten::_softmax", "aten::_scaled_dot_product_attention_math")
 
 
-class Sdpa(AttentionBackend):
+class Sdpa(LayerByLayer):
     """Attend with torch's scaled_dot_product_attention.
 
     Options: `backend`, one that is pinned; `gqa` = heads (torch's own `enable_gqa`, the default) or rows (the query
