@@ -5,6 +5,7 @@ import types
 import pytest
 import torch
 
+from memfloor.engine.cpu.native import allowed_cpus
 from memfloor.errors import UsageError
 from memfloor.record import Cell
 from memfloor.report.attention import OUTPUT_TOLERANCE
@@ -34,16 +35,18 @@ each_backend = pytest.mark.parametrize("backend", BACKENDS)
 def request_of(tiny):
     """Return a function that asks a backend for the attention of a tiny model."""
 
-    def make(name, /, shape="group of 7", batch=1, device="cpu", family="qwen3", kv="bf16", spec=(), **options):
+    def make(
+        name, /, shape="group of 7", batch=1, device="cpu", family="qwen3", kv="bf16", spec=(), threads=1, **options
+    ):
         heads, kv_heads, head_dim, context_len = SHAPES[shape]
         sizes = {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": head_dim}
         cell = Cell(
-            spec=tiny(family, **sizes, **dict(spec)),
+            spec=tiny(family, **{**sizes, **dict(spec)}),
             workload=Workload.of(context_len, batch, kv=kv),
             runtime=name,
             options=options,
             device=device,
-            threads=1,
+            threads=threads,
             part="attention",
         )
         return DecodeRequest(cell=cell, start_len=1, max_steps=8, seed=3)
@@ -128,6 +131,15 @@ def test_the_engine_reads_the_window_of_a_layer_alone(prepared):
     assert system.observed_path().output_error.relative_norm < OUTPUT_TOLERANCE
 
 
+@pytest.mark.skipif(len(allowed_cpus()) < 2, reason="needs two processors")
+def test_the_engine_joins_what_two_threads_have_of_one_head(prepared):
+    system = prepared("engine", family="llama", spec={"num_key_value_heads": 1}, threads=2)
+    system.step()
+    path = system.observed_path()
+    assert path.facts["pool_threads"] == "2"
+    assert path.output_error.relative_norm < OUTPUT_TOLERANCE
+
+
 def test_no_two_layers_share_a_buffer_and_every_backend_has_the_same_numbers(request_of):
     cell = request_of("sdpa").cell
     plain, other_order = (list(make_layers(cell, 3, tokens_first=order)) for order in (False, True))
@@ -155,7 +167,7 @@ def test_only_new_memory_of_some_size_counts_as_written():
 
 
 def test_a_pinned_back_end_that_torch_does_not_have_is_refused_in_its_own_words(prepared):
-    with pytest.raises(UsageError, match=r"sdpa,backend=cudnn: No viable backend for scaled_dot_product_attention"):
+    with pytest.raises(UsageError, match=r"^No viable backend for scaled_dot_product_attention"):
         prepared("sdpa", backend="cudnn")
 
 

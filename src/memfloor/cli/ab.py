@@ -10,7 +10,10 @@ from memfloor.cli.parse import parse_counts, parse_runtime
 
 DEFAULT_RUNS = 10
 
-ab = App(name="ab", help="Compare two arms in interleaved blocks of fresh processes; see also: memfloor ab launch.")
+ab = App(
+    name="ab",
+    help="Compare two arms in interleaved blocks of fresh processes; see also: memfloor ab launch, ab attention.",
+)
 
 
 @ab.default

@@ -172,7 +172,7 @@ class AttentionBackend(ABC):
                 if isinstance(error, UsageError) or _is_memory(error):
                     raise
                 reasons = [str(item.message).partition(" (Triggered")[0] for item in said] or [_first_line(error)]
-                raise UsageError(f"{self.request.cell.runtime_text}: {'; '.join(dict.fromkeys(reasons))}") from error
+                raise UsageError("; ".join(dict.fromkeys(reasons))) from error
 
     def _capture(self, issue: Issue) -> None:
         import torch
