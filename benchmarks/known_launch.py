@@ -53,11 +53,11 @@ def take_comparison(cells: Sequence[Cell], runs: int, protocol: Protocol, store:
     """Take the A/B of a short and a long wait as `memfloor ab` does, and return what its records say."""
     short, long = cells
     terms = comparing.Terms("ab", runs, protocol, seed=0, margin=MARGIN)
-    comparisons = comparing.register([comparing.Pair(long, short)], terms, store)
+    session = comparing.open_session([comparing.Pair(long, short)], terms, store)
     with SessionProgress() as progress:
-        taken = comparing.take_comparisons(comparisons, store, progress, TIME_LIMIT_SECONDS)
-    observations = comparing.observe_arms(comparisons, taken, store, TIME_LIMIT_SECONDS, lambda phase: None)
-    (compared,) = compare(comparisons, observations, taken)
+        session = comparing.take_comparisons(session, store, progress, TIME_LIMIT_SECONDS)
+    session = comparing.observe_arms(session, store, TIME_LIMIT_SECONDS, lambda phase: None)
+    (compared,) = compare(session.comparisons, session.observations, session.records)
     return compared
 
 

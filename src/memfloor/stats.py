@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 
 RESAMPLES = 9999
 CONFIDENCE = 0.95
-# Below so many blocks a bootstrap interval is too narrow.
-FEW_BLOCKS = 10
 
 
 class TimedRun(Protocol):
@@ -60,8 +58,7 @@ class Ratio:
 
     Attributes:
         value: Geometric mean of the blocks' ratios.
-        ci95: Percentile bootstrap over blocks, or below `FEW_BLOCKS` blocks a t interval on the logarithms, where a
-            bootstrap would be too narrow; None for a single block.
+        ci95: A t interval on the logarithms; None for a single block.
         blocks: Blocks that both arms have.
     """
 
@@ -84,13 +81,34 @@ def paired_ratio(numerator: Mapping[int, float], denominator: Mapping[int, float
     Raises:
         ValueError: The arms share no block.
     """
+    logs = _log_ratios(numerator, denominator)
+    return Ratio(value=math.exp(float(np.mean(logs))), ci95=_exp(_t_interval(logs)), blocks=len(logs))
+
+
+def bootstrap_interval(numerator: Mapping[int, float], denominator: Mapping[int, float]) -> tuple[float, float] | None:
+    """Return the study's interval of a paired ratio, a 95 % percentile bootstrap over blocks; None for a single block.
+
+    It is narrower than the t interval, and the truth lies within it less often: docs/method.md.
+
+    Args:
+        numerator: As `paired_ratio` takes it.
+        denominator: As `paired_ratio` takes it.
+
+    Raises:
+        ValueError: The arms share no block.
+    """
+    return _exp(_bootstrap(_log_ratios(numerator, denominator), np.mean))
+
+
+def _log_ratios(numerator: Mapping[int, float], denominator: Mapping[int, float]) -> NDArray[np.float64]:
     shared = sorted(numerator.keys() & denominator.keys())
     if not shared:
         raise ValueError("a paired ratio needs a block that both arms have")
-    logs = np.log([numerator[block] / denominator[block] for block in shared])
-    interval = _t_interval(logs) if len(logs) < FEW_BLOCKS else _bootstrap(logs, np.mean)
-    ci95 = None if interval is None else (math.exp(interval[0]), math.exp(interval[1]))
-    return Ratio(value=math.exp(float(np.mean(logs))), ci95=ci95, blocks=len(shared))
+    return np.log([numerator[block] / denominator[block] for block in shared])
+
+
+def _exp(interval: tuple[float, float] | None) -> tuple[float, float] | None:
+    return None if interval is None else (math.exp(interval[0]), math.exp(interval[1]))
 
 
 def verdict(speedup: Ratio, margin: float) -> str:

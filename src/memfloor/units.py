@@ -4,8 +4,10 @@ Everything inside memfloor is SI: seconds, bytes, bytes per second; a GB is 1e9 
 """
 
 MILLI = 1e-3
+MILLION = 1e6
 GIGA = 1e9
 TERA = 1e12
+SECONDS_PER_HOUR = 3600.0
 
 _TIME_STEPS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 _BYTE_STEPS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))

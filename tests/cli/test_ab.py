@@ -72,6 +72,41 @@ def test_what_goes_wrong_with_an_arm_is_recorded_and_ends_nothing(launch, contex
     assert (answers[1]["verdict"], answers[1]["isolation"]) == ("faster", "isolated")
 
 
+def _interrupt(folder):
+    """Leave what a session has on disk that was killed in its second block."""
+    lost = [*folder.glob("*_run001_*.json"), *folder.glob("*_baseline_*.json"), *folder.glob("*_candidate_*.json")]
+    assert len(lost) == 4
+    for path in lost:
+        path.unlink()
+
+
+def test_an_interrupted_session_goes_on_where_it_stopped(launch, tmp_path):
+    launch("--context", 64)
+    _interrupt(tmp_path)
+    before = {path.name for path in tmp_path.glob("*.json")}
+    done, answer = launch("--context", 64)
+    assert "goes on with a session of" in done.err
+    assert (done.status, answer["blocks"], answer["isolation"]) == (0, 2, "isolated")
+    new = {path.name for path in tmp_path.glob("*.json")} - before
+    assert sorted("run001" in name for name in new) == [False, False, True, True]
+    assert len({record.session_id for record in Store(tmp_path).contents().every}) == 1
+
+
+@pytest.mark.parametrize("changed", ["terms", "commit", "finished"])
+def test_a_session_that_said_other_things_or_is_at_its_end_or_was_taken_elsewhere_is_left_alone(
+    launch, tmp_path, monkeypatch, changed
+):
+    launch("--context", 64)
+    if changed != "finished":
+        _interrupt(tmp_path)
+    if changed == "commit":
+        monkeypatch.setattr("memfloor.experiments.session.git_commit", lambda: "another")
+    done, answer = launch("--context", 64, *(("--margin", 0.1) if changed == "terms" else ()))
+    assert "goes on" not in done.err
+    assert answer["blocks"] == 2
+    assert len(Store(tmp_path).comparisons()[0]) == 2
+
+
 def test_outputs_may_differ_where_that_was_said_before(launch):
     _, answer = launch("--context", OTHER_TOKENS, "--may-differ", "outputs", "--may-differ", "commit")
     assert answer["verdict"] == "faster"

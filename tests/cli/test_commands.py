@@ -280,7 +280,8 @@ def test_the_version_is_printed(memfloor):
 
 
 @pytest.mark.parametrize(
-    "command", ["floor", "probe", "measure", "study", "runs", "query", "report", "figure", "paper", "doctor"]
+    "command",
+    ["floor", "probe", "measure", "study", "runs", "query", "report", "figure", "cost", "predict", "paper", "doctor"],
 )
 def test_every_command_explains_itself(memfloor, command):
     result = memfloor(command, "--help")

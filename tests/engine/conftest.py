@@ -20,3 +20,20 @@ def _read_scalars_as_numpy_2_4_wants() -> None:
 
 
 _read_scalars_as_numpy_2_4_wants()
+
+
+@pytest.fixture
+def exact_fp8(monkeypatch):
+    """Let the interpreter round float32 to fp8 as a GPU does: its own conversion loses carries."""
+    import torch
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    convert = interpreter._convert_float
+
+    def exact(values, source, target, rounding_mode):
+        if (source, target) != (tl.float32, tl.float8e4nv):
+            return convert(values, source, target, rounding_mode)
+        return torch.from_numpy(values.copy()).to(torch.float8_e4m3fn).view(torch.uint8).numpy()
+
+    monkeypatch.setattr(interpreter, "_convert_float", exact)

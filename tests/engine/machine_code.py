@@ -25,7 +25,7 @@ from memfloor.spec import ModelSpec, load_model
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 QWEN = load_model("qwen2.5-7b")
-TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int32: "*i32"}
+TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int32: "*i32", torch.float8_e4m3fn: "*fp8e4nv"}
 
 
 def hf_shapes(spec: ModelSpec) -> dict[str, torch.Tensor]:
@@ -47,7 +47,7 @@ def hf_shapes(spec: ModelSpec) -> dict[str, torch.Tensor]:
 
 
 def step_calls(
-    pdl: int, weights_format: str = "bf16", spec: ModelSpec = QWEN, max_len: int = 2560
+    pdl: int, weights_format: str = "bf16", spec: ModelSpec = QWEN, max_len: int = 2560, kv: str = "bf16"
 ) -> dict[str, KernelCall]:
     """Return the calls of the last layer and the output of a model's step on a device of 132 multiprocessors.
 
@@ -56,7 +56,7 @@ def step_calls(
     spec = spec.model_copy(update={"num_hidden_layers": 1})
     weights = pack_weights(spec, hf_shapes(spec), torch.device("meta"), weights_format, weights_format)
     shapes = default_shapes(spec, 132, weights_format, weights_format)
-    model = DecodeModel(spec, weights, max_len, shapes, pdl)
+    model = DecodeModel(spec, weights, max_len, shapes, pdl, kv)
     names = ("qkv", "attention", "combine", "o_proj", "gate_up", "down_proj", "head", "sample")
     calls = dict(zip(names, model.plan.calls, strict=True)) | {"embed": model.embed}
     if weights_format != "bf16":
@@ -125,7 +125,9 @@ def model_of(name: str) -> ModelSpec:
 
 if __name__ == "__main__":
     options = json.loads(sys.argv[1])
-    calls = step_calls(options["pdl"], options["weights"], model_of(options["model"]), options["max_len"])
+    calls = step_calls(
+        options["pdl"], options["weights"], model_of(options["model"]), options["max_len"], options["kv"]
+    )
     wanted = {name: call for name, call in calls.items() if name in (options["only"] or calls)}
     found = {name: facts(compile_call(call, options["capability"])) for name, call in wanted.items()}
     if options["weights"] != "bf16":

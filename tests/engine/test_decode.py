@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from memfloor.engine.cuda.kv_cache import fill_cache
 from memfloor.engine.cuda.launch_shapes import AttentionShape, LaunchShapes, ProjectionShape, RowShape
 from memfloor.engine.cuda.matrix import FORMATS
 from memfloor.engine.cuda.model import DecodeModel
@@ -182,6 +183,20 @@ def test_a_quantised_step_agrees_with_float32_over_dequantised_weights(weights, 
     decoder.step()
     assert (model.logits - want).norm() / want.norm() < 2e-2
     assert (model.facts()["weights_format"], model.facts()["head_format"]) == (weights, head)
+
+
+@pytest.mark.usefixtures("exact_fp8")
+def test_a_step_over_an_fp8_cache_agrees_with_its_reference_and_takes_the_bytes_of_the_floor(tiny):
+    spec, weights = tiny
+    model = DecodeModel(spec, weights, 20, SHAPES, 0, "fp8")
+    fill_cache(model.cache, 20, seed=0)
+    want = reference_logits(spec, weights, model.cache, model.rope, 9, 17)
+    decoder = Decoder(model, "eager")
+    decoder.start(9, 17)
+    decoder.step()
+    assert (model.logits - want).norm() / want.norm() < 2e-2
+    assert model.facts()["kv_dtype"] == "torch.float8_e4m3fn"
+    assert model.cache[:, :, :, :17].nbytes == step_traffic(spec, Workload.of(17, kv="fp8")).kv_read
 
 
 @pytest.mark.parametrize("model_type", ["qwen2", "qwen3"])

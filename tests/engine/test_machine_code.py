@@ -19,9 +19,9 @@ def compiled(capability: int, pdl: int, weights: str = "bf16") -> dict:
     return facts_of(capability=capability, pdl=pdl, weights=weights)
 
 
-def facts_of(capability=90, pdl=PRELOAD, weights="bf16", model="qwen2.5-7b", max_len=2560, only=()) -> dict:
+def facts_of(capability=90, pdl=PRELOAD, weights="bf16", model="qwen2.5-7b", max_len=2560, only=(), kv="bf16") -> dict:
     facts, problem = facts_or_problem(
-        capability=capability, pdl=pdl, weights=weights, model=model, max_len=max_len, only=only
+        capability=capability, pdl=pdl, weights=weights, model=model, max_len=max_len, only=only, kv=kv
     )
     assert not problem, problem
     return facts
@@ -107,6 +107,15 @@ def test_integer_weights_are_multiplied_four_at_a_time(weights, name, capability
     code = compiled(capability, pdl, weights)[name]
     # Two bytes of an activation's code for each four weights, and sums of the codes.
     assert code["weights_per_lane"] / 2 <= code["opcodes"]["IDP"] <= code["weights_per_lane"] / 2 * 1.5
+
+
+@pytest.mark.parametrize(("capability", "pdl"), [(90, PRELOAD), (89, OFF)])
+def test_an_fp8_cache_is_loaded_16_bytes_at_a_time_and_does_not_spill(capability, pdl):
+    found = facts_of(capability=capability, pdl=pdl, only=("attention", "combine"), kv="fp8")
+    assert [code["stack_bytes"] for code in found.values()] == [0, 0]
+    attention = found["attention"]
+    wide = [load for load in loads(attention["before_wait"] + attention["after_wait"]) if load.endswith(".128")]
+    assert len(wide) >= 8
 
 
 # Between them: 14 and 32 query heads, heads of 64, 128 and 256 numbers, QK norm, rows of 896 to 8192, F of 4864 to

@@ -16,8 +16,8 @@ from memfloor.runtimes.protocol import DecodeRequest
 from memfloor.spec import Workload, load_model
 
 
-def cell(model: str = "qwen2.5-7b", batch: int = 1, weights: str = "bf16", **changes) -> Cell:
-    workload = Workload.of(2048, batch, weights)
+def cell(model: str = "qwen2.5-7b", batch: int = 1, weights: str = "bf16", kv: str = "bf16", **changes) -> Cell:
+    workload = Workload.of(2048, batch, weights, kv)
     return Cell(spec=load_model(model), workload=workload, runtime="engine", device="cuda", **changes)
 
 
@@ -48,6 +48,7 @@ def test_rows_that_a_format_cannot_pack_are_refused(hidden, weights, head, reaso
         ({"batch": 4}, "batch 4 is not 1"),
         ({"weights": "int4-g32"}, "weight format int4-g32 is not bf16, int8, fp8 or int4-g128"),
         ({"weights": "fp32"}, "weight format fp32 is not bf16, int8, fp8 or int4-g128"),
+        ({"kv": "int8"}, "KV format int8 is not bf16 or fp8"),
     ],
 )
 def test_a_cell_beyond_the_engine_is_refused_with_its_reason(changes, reason):
@@ -94,6 +95,14 @@ def test_dependent_launch_is_refused_where_the_gpu_lacks_it(gpu):
     gpu((8, 9))
     assert Engine.unavailable_reason(asked) == "pdl=preload needs compute capability 9.0"
     gpu((9, 0))
+    assert Engine.unavailable_reason(asked) is None
+
+
+def test_an_fp8_cache_is_refused_where_the_gpu_cannot_convert_it(gpu):
+    asked = cell(kv="fp8")
+    gpu((8, 0))
+    assert Engine.unavailable_reason(asked) == "an fp8 KV cache needs compute capability 8.9"
+    gpu((8, 9))
     assert Engine.unavailable_reason(asked) is None
 
 

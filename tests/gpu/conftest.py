@@ -80,15 +80,15 @@ def fill() -> Callable[[torch.Tensor], None]:
 
 
 @pytest.fixture(scope="session")
-def build(fill) -> Callable[[str, int, str], Any]:
+def build(fill) -> Callable[..., Any]:
     """Build a full-size model of a few layers; the same weights and cache each time."""
 
-    def model_of(name: str, layers: int, pdl: str) -> Any:
+    def model_of(name: str, layers: int, pdl: str, kv: str = "bf16") -> Any:
         from memfloor.engine.cuda.model import DecodeModel
         from memfloor.engine.kernels.dependency import MODES
 
         spec = cut(name, layers)
-        model = DecodeModel(spec, weights_of(name, layers), MAX_LEN, shapes_of(spec), MODES[pdl])
+        model = DecodeModel(spec, weights_of(name, layers), MAX_LEN, shapes_of(spec), MODES[pdl], kv)
         fill(model.cache)
         return model
 

@@ -9,9 +9,12 @@ pytestmark = pytest.mark.gpu
 
 
 @pytest.mark.parametrize("position", [0, 63, 64, 2048])
-@pytest.mark.parametrize(("name", "layers"), [("qwen2.5-7b", 1), ("qwen2.5-7b", 2), ("qwen3-8b", 1)])
-def test_logits_agree_with_float32(build, name, layers, position, pdl):
-    model = build(name, layers, pdl)
+@pytest.mark.parametrize(
+    ("name", "layers", "kv"),
+    [("qwen2.5-7b", 1, "bf16"), ("qwen2.5-7b", 2, "bf16"), ("qwen3-8b", 1, "bf16"), ("qwen2.5-7b", 1, "fp8")],
+)
+def test_logits_agree_with_float32(build, name, layers, kv, position, pdl):
+    model = build(name, layers, pdl, kv)
     want = reference_logits(model.spec, model.weights, model.cache, model.rope, 77, position)
     decoder = Decoder(model, "eager")
     decoder.start(77, position)

@@ -4,7 +4,7 @@ from statistics import median
 import numpy as np
 import pytest
 
-from memfloor.stats import Ratio, coefficient_of_variation, estimate, verdict
+from memfloor.stats import Ratio, bootstrap_interval, coefficient_of_variation, estimate, paired_ratio, verdict
 
 
 @dataclass
@@ -80,3 +80,17 @@ def test_the_interval_over_ten_runs_covers_a_run_to_run_offset():
 )
 def test_a_verdict_needs_an_interval_that_excludes_1_or_lies_within_the_margin(ci95, expected):
     assert verdict(Ratio(value=1.0, ci95=ci95, blocks=3), margin=0.02) == expected
+
+
+def test_a_paired_ratio_has_a_t_interval_at_any_number_of_blocks_and_a_narrower_bootstrap_beside_it():
+    logs = np.random.default_rng(3).normal(0.2, 0.05, 10)
+    arms = dict(enumerate(np.exp(logs))), dict.fromkeys(range(10), 1.0)
+    ratio = paired_ratio(*arms)
+    # t of nine degrees of freedom, from a table.
+    half = 2.262157 * np.std(logs, ddof=1) / 10**0.5
+    assert ratio.ci95 == pytest.approx((np.exp(logs.mean() - half), np.exp(logs.mean() + half)))
+    low, high = bootstrap_interval(*arms)
+    assert ratio.ci95[0] < low < ratio.value < high < ratio.ci95[1]
+    assert bootstrap_interval({0: 2.0}, {0: 1.0}) is None
+    with pytest.raises(ValueError, match="both arms have"):
+        bootstrap_interval({0: 2.0}, {1: 1.0})

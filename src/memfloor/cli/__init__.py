@@ -11,10 +11,12 @@ from memfloor.cli.aa import aa
 from memfloor.cli.ab import ab
 from memfloor.cli.anatomy import anatomy
 from memfloor.cli.attention import attention as _attention  # noqa: F401
+from memfloor.cli.cost import cost
 from memfloor.cli.doctor import doctor
 from memfloor.cli.floor import floor
 from memfloor.cli.measure import measure, study
 from memfloor.cli.paper import paper
+from memfloor.cli.predict import predict
 from memfloor.cli.probe import probe
 from memfloor.cli.records import query, runs
 from memfloor.cli.report import figure, report
@@ -31,7 +33,23 @@ app = App(
     # Interrupted is answered in `main`, with what has become of the runs.
     suppress_keyboard_interrupt=False,
 )
-for command in (floor, probe, measure, study, anatomy, ab, aa, runs, query, report, figure, paper, doctor):
+for command in (
+    floor,
+    probe,
+    measure,
+    study,
+    anatomy,
+    ab,
+    aa,
+    runs,
+    query,
+    report,
+    figure,
+    cost,
+    predict,
+    paper,
+    doctor,
+):
     app.command(command)
 
 

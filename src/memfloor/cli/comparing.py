@@ -49,7 +49,7 @@ def run_comparisons(
         options: How runs are taken.
         default_runs: Blocks unless the options give them.
     """
-    from memfloor.experiments.comparing import Terms, observe_arms, register, take_comparisons
+    from memfloor.experiments.comparing import Terms, observe_arms, open_session, take_comparisons
     from memfloor.report.compared import compare
 
     _check(agreed)
@@ -65,13 +65,13 @@ def run_comparisons(
     )
     store = Store(options.out)
     store.open_for_writing()
-    comparisons = register(pairs, terms, store)
+    session = open_session(pairs, terms, store)
+    if session.records:
+        print(f"memfloor: goes on with a session of {session.comparisons[0].taken_at}", file=sys.stderr)
     with SessionProgress() as progress:
-        taken = take_comparisons(comparisons, store, progress, limit)
-    observations = observe_arms(
-        comparisons, taken, store, limit, lambda phase: print(f"memfloor: {phase}", file=sys.stderr)
-    )
-    _show(compare(comparisons, observations, taken), question, options)
+        session = take_comparisons(session, store, progress, limit)
+    session = observe_arms(session, store, limit, lambda phase: print(f"memfloor: {phase}", file=sys.stderr))
+    _show(compare(session.comparisons, session.observations, session.records), question, options)
 
 
 def _show(compared: Sequence["Compared"], question: str, options: RunOptions) -> None:

@@ -1,5 +1,6 @@
 """`memfloor report` and `memfloor figure`: from records to something to read."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from memfloor.report.compared import Compared
+    from memfloor.report.summary import CellSummary
 
 FIGURE_FORMATS = (".svg", ".png")
-ATTENTION_FIGURE = "7"
+ATTENTION_FIGURE, COST_FIGURE = "7", "9"
 
 
 def report(folder: Path, /, *, out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("report.html")) -> None:
@@ -76,13 +78,13 @@ def _draw(number: str, folder: Path) -> "Figure":
         return ANATOMY_FIGURES[number](anatomies)
     if number in COMPARISON_FIGURES:
         return COMPARISON_FIGURES[number](_compared_for(number, folder))
-    if number not in FIGURES:
-        known = [*FIGURES, *ANATOMY_FIGURES, *COMPARISON_FIGURES, ATTENTION_FIGURE]
+    if number not in (*FIGURES, COST_FIGURE):
+        known = [*FIGURES, *ANATOMY_FIGURES, *COMPARISON_FIGURES, ATTENTION_FIGURE, COST_FIGURE]
         raise UsageError.unknown("figure", number, known)
     summaries, _ = summarise(read_store(folder))
     if not summaries:
         raise UsageError(f"{folder} holds no runs to draw")
-    return FIGURES[number](summaries)
+    return _draw_costs(summaries, folder) if number == COST_FIGURE else FIGURES[number](summaries)
 
 
 def _compared_for(number: str, folder: Path) -> list["Compared"]:
@@ -106,3 +108,13 @@ def _draw_attention(folder: Path) -> "Figure":
         words = f"{folder} holds no runs of attention"
         raise UsageError(f"{words}; take some with: memfloor ab attention MODEL --out {folder}")
     return attention_figure(found)
+
+
+def _draw_costs(summaries: Sequence["CellSummary"], folder: Path) -> "Figure":
+    from memfloor.report.cost import catalogue_costs, comparable
+    from memfloor.report.cost_section import costs
+
+    rows = comparable(catalogue_costs(summaries))
+    if not any(row.origin == "measured" for row in rows):
+        raise UsageError(f"{folder} holds no run of the study's workload on a device with a price; see memfloor cost")
+    return costs(rows)

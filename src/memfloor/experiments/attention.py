@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Sequence
 
 from memfloor.experiments.blocks import Listener, Plan, take_blocks
-from memfloor.experiments.comparing import Pair, RuntimeText, Terms, register
+from memfloor.experiments.comparing import Pair, RuntimeText, Terms, comparisons_of
 from memfloor.experiments.study import grid
 from memfloor.record import Cell, Comparison, Failure, Run, Skip, Store
 
@@ -77,7 +77,9 @@ def take_attention(
         listener: Follows along.
         time_limit_seconds: Time after which a run is ended and recorded as a failure.
     """
-    comparisons = register(attention_pairs(cells), terms, store)
+    comparisons = comparisons_of(attention_pairs(cells), terms)
+    for comparison in comparisons:
+        store.add(comparison)
     plan = Plan(
         cells=cells,
         runs=terms.runs,

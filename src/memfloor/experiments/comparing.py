@@ -3,7 +3,7 @@
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from memfloor.errors import UsageError
 from memfloor.experiments.anatomy import TRACED_STEPS
 from memfloor.experiments.ask import TRACED_CHILD, Answer, ask
 from memfloor.experiments.blocks import Listener, Plan, take_blocks
+from memfloor.experiments.session import Session, interrupted_session
 from memfloor.experiments.study import grid
 from memfloor.experiments.tracing import TraceJob
 from memfloor.record import (
@@ -20,16 +21,18 @@ from memfloor.record import (
     Cell,
     Comparison,
     DifferingField,
-    Failure,
     Outputs,
     Protocol,
-    Run,
-    Skip,
     StepTrace,
     Store,
 )
+from memfloor.report.matching import match_traces
 
 OUTPUT_STEPS = 16
+# Where two arms may run the same kernels: so many steps tell whether those take the same time. A CPU has more noise.
+ISOLATION_STEPS = {"cpu": 60, "cuda": TRACED_STEPS["cuda"]}
+# An arm is observed so often at most.
+ATTEMPTS = 3
 
 RuntimeText = tuple[str, dict[str, str]]
 # The arms of the launch comparison: the same kernels issued one by one and as a whole, and what compiling adds.
@@ -109,10 +112,10 @@ def twice(cells: Sequence[Cell]) -> list[Pair]:
     return [Pair(*(cell.model_copy(update={"arm": arm}) for arm in ("baseline", "candidate"))) for cell in cells]
 
 
-def register(pairs: Sequence[Pair], terms: Terms, store: Store) -> list[Comparison]:
-    """Write down every comparison of a session before its first run, and return them."""
+def comparisons_of(pairs: Sequence[Pair], terms: Terms) -> list[Comparison]:
+    """Return what is said of pairs before the first run of a new session, which they share."""
     session_id = uuid.uuid4().hex
-    comparisons = [
+    return [
         Comparison(
             **_identity(session_id),
             question=terms.question,
@@ -127,20 +130,30 @@ def register(pairs: Sequence[Pair], terms: Terms, store: Store) -> list[Comparis
         )
         for pair in pairs
     ]
+
+
+def open_session(pairs: Sequence[Pair], terms: Terms, store: Store) -> Session:
+    """Write down every comparison of a session before its first run, or take up one that said the same."""
+    comparisons = comparisons_of(pairs, terms)
+    interrupted = interrupted_session(comparisons, store)
+    if interrupted:
+        return interrupted
     for comparison in comparisons:
         store.add(comparison)
-    return comparisons
+    return Session(comparisons)
 
 
-def take_comparisons(
-    comparisons: Sequence[Comparison], store: Store, listener: Listener, time_limit_seconds: float
-) -> list[Run | Failure | Skip]:
-    """Take the runs of all comparisons of one session in the same randomised blocks, the arms of each side by side."""
-    first = comparisons[0]
-    keys = [(item.baseline.key, item.candidate.key) for item in comparisons]
+def take_comparisons(session: Session, store: Store, listener: Listener, time_limit_seconds: float) -> Session:
+    """Take the missing runs of a session in randomised blocks, the arms of each comparison side by side.
+
+    Returns:
+        The session with its records.
+    """
+    first = session.comparisons[0]
+    keys = [(item.baseline.key, item.candidate.key) for item in session.comparisons]
     number = {key: place for place, pair in enumerate(keys) for key in pair}
     plan = Plan(
-        cells=[cell for item in comparisons for cell in (item.baseline, item.candidate)],
+        cells=[cell for item in session.comparisons for cell in (item.baseline, item.candidate)],
         runs=first.planned_runs,
         protocol=first.protocol,
         time_limit_seconds=time_limit_seconds,
@@ -148,38 +161,53 @@ def take_comparisons(
         compared=lambda cell: number[cell.key],
         partners={ours: theirs for pair in keys for ours, theirs in (pair, pair[::-1])},
     )
-    return list(take_blocks(plan, store, listener, session_id=first.session_id))
+    taken = take_blocks(plan, store, listener, done=session.done, session_id=session.session_id)
+    return replace(session, records=[*session.records, *taken])
 
 
-def observe_arms(
-    comparisons: Sequence[Comparison],
-    taken: Sequence[Run | Failure | Skip],
-    store: Store,
-    time_limit_seconds: float,
-    on_phase: Callable[[str], None],
-) -> list[ArmObservation]:
+def observe_arms(session: Session, store: Store, time_limit_seconds: float, on_phase: Callable[[str], None]) -> Session:
     """Take outputs and a trace of each arm, in processes of their own, and record them; a failure is recorded too.
 
-    Comparisons that have no run of one of their arms are left out.
+    Comparisons that have no run of one of their arms are left out. On a CPU both arms are observed again, a few times,
+    where they met no bandwidth in common: kernels can be compared in steps that met the same.
+
+    Returns:
+        The session with its observations.
     """
-    ran = {record.cell.key for record in taken if isinstance(record, Run)}
-    observations = []
-    for item in comparisons:
-        if not {item.baseline.key, item.candidate.key} <= ran:
-            continue
-        arms: tuple[tuple[Arm, Cell], ...] = ("baseline", item.baseline), ("candidate", item.candidate)
-        for arm, cell in arms:
-            on_phase(f"observing {cell.runtime_text} at context {cell.workload.context_len}")
-            observations.append(_observe(item, arm, cell, time_limit_seconds))
-            store.add(observations[-1])
-    return observations
+    observations = list(session.observations)
+    for item in session.unobserved:
+        for _ in range(ATTEMPTS):
+            pair = _observe_pair(item, time_limit_seconds, on_phase)
+            for observation in pair:
+                store.add(observation)
+            observations += pair
+            if _comparable(*pair):
+                break
+    return replace(session, observations=observations)
+
+
+def _observe_pair(
+    comparison: Comparison, time_limit_seconds: float, on_phase: Callable[[str], None]
+) -> list[ArmObservation]:
+    arms: tuple[tuple[Arm, Cell], ...] = ("baseline", comparison.baseline), ("candidate", comparison.candidate)
+    pair = []
+    for arm, cell in arms:
+        on_phase(f"observing {cell.runtime_text} at context {cell.workload.context_len}")
+        pair.append(_observe(comparison, arm, cell, time_limit_seconds))
+    return pair
+
+
+def _comparable(ours: ArmObservation, theirs: ArmObservation) -> bool:
+    if ours.trace is None or theirs.trace is None:
+        return True
+    return not isinstance(match_traces(ours.trace, theirs.trace), str)
 
 
 def _observe(comparison: Comparison, arm: Arm, cell: Cell, time_limit_seconds: float) -> ArmObservation:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "arm.trace.json.gz"
         job = TraceJob(
-            cell=cell, seed=comparison.seed, steps=TRACED_STEPS[cell.device], path=path, output_steps=OUTPUT_STEPS
+            cell=cell, seed=comparison.seed, steps=_traced_steps(comparison), path=path, output_steps=OUTPUT_STEPS
         )
         answer = ask(TRACED_CHILD, job, time_limit_seconds)
     trace = _result(answer, "traced")
@@ -194,6 +222,12 @@ def _observe(comparison: Comparison, arm: Arm, cell: Cell, time_limit_seconds: f
         outputs=None if outputs is None else Outputs.model_validate(outputs),
         outputs_problem=answer.problem if outputs is None else None,
     )
+
+
+def _traced_steps(comparison: Comparison) -> int:
+    ours, theirs = comparison.baseline, comparison.candidate
+    same_kernels = ours.runtime == theirs.runtime
+    return ISOLATION_STEPS[ours.device] if same_kernels else TRACED_STEPS[ours.device]
 
 
 def _result(answer: Answer, event: str) -> Any:

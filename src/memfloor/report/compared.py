@@ -10,7 +10,7 @@ from memfloor.report.bandwidths import EqualBandwidth, at_equal_bandwidth
 from memfloor.report.invariance import Invariance, compare_traces
 from memfloor.report.outputs import compare_outputs
 from memfloor.report.verdicts import DEFAULT_MARGIN, REFUSED, judge, null_of, verdict_of
-from memfloor.stats import Ratio, paired_ratio
+from memfloor.stats import Ratio, bootstrap_interval, paired_ratio
 
 Records = Sequence[Run | Failure | Skip]
 
@@ -84,6 +84,11 @@ class Compared:
         ours, theirs = self.p50_seconds
         return sorted(ours.keys() & theirs.keys())
 
+    @property
+    def bootstrap95(self) -> tuple[float, float] | None:
+        """Return the study's interval of the ratio, a bootstrap over blocks; None where there are not two."""
+        return bootstrap_interval(*self.p50_seconds) if len(self.blocks) > 1 else None
+
     def ratio_of(self, blocks: Sequence[int]) -> Ratio:
         """Return the ratio that these blocks alone, which both arms have, would have given."""
         ours, theirs = ({block: arm[block] for block in blocks} for arm in self.p50_seconds)
@@ -104,6 +109,7 @@ class Compared:
             "confounders": list(self.confounders),
             "blocks": self.ratio.blocks if self.ratio else 0,
             "planned_blocks": self.comparison.planned_runs if self.comparison else None,
+            "ci95_bootstrap": self.bootstrap95,
             "ratio_at_equal_bandwidth": self.equal_bandwidth.ratio.value if self.equal_bandwidth else None,
             "ci95_at_equal_bandwidth": self.equal_bandwidth.ratio.ci95 if self.equal_bandwidth else None,
             "bandwidth_apart": self.equal_bandwidth.apart if self.equal_bandwidth else None,

@@ -43,6 +43,8 @@ def comparison_lines(compared: Compared) -> list[str]:
         return [compared.verdict]
     said = [] if compared.comparison else [f"{AFTERWARDS}: neither margin nor number of runs was stated before"]
     said += [f"outputs: {compared.outputs}"]
+    if compared.bootstrap95:
+        said.append("the same ratio with a bootstrap over blocks: [{:.3f}, {:.3f}]".format(*compared.bootstrap95))
     if compared.equal_bandwidth:
         said.append(_bandwidths(compared.equal_bandwidth))
     if compared.comparison and compared.comparison.expect_null_below is not None:

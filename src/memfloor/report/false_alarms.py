@@ -10,7 +10,7 @@ from memfloor.report.compared import Compared
 from memfloor.stats import Ratio, block_samples
 
 BLOCKS = (3, 5, 10)
-# A bootstrap for each sample: more would take a reader's patience.
+# Each sample reads its runs again: more would take a reader's patience.
 SAMPLES = 200
 ALARMS = ("faster", "slower")
 

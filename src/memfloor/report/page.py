@@ -16,6 +16,8 @@ from memfloor.report.attention import Attention
 from memfloor.report.attention_section import attention_section
 from memfloor.report.compared import Compared
 from memfloor.report.comparison_section import comparison_section
+from memfloor.report.cost import catalogue_costs
+from memfloor.report.cost_section import cost_section
 from memfloor.report.figures import FIGURES, figure_svg
 from memfloor.report.interactive import scripts
 from memfloor.report.repeat import anatomy_commands, attention_commands, comparison_commands, study_commands
@@ -68,7 +70,12 @@ def render(
         columns=CELL_COLUMNS,
         tables=_tables(summaries, invalid),
         figures=_figures(summaries),
-        sections=[comparison_section(compared), attention_section(attention), anatomy_section(anatomies, folder)],
+        sections=[
+            comparison_section(compared),
+            attention_section(attention),
+            anatomy_section(anatomies, folder),
+            cost_section(catalogue_costs(summaries)),
+        ],
         environments=_environments([*(run for item in every for run in item.runs), *anatomies]),
         unreadable=unreadable,
         commands=[

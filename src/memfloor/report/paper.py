@@ -11,9 +11,7 @@ from typing import Any
 from memfloor.floor import CONVENTIONS, floor_seconds, step_traffic
 from memfloor.hardware import find_device
 from memfloor.spec import Workload, load_model
-from memfloor.units import MILLI
-
-SECONDS_PER_HOUR = 3600.0
+from memfloor.units import MILLI, MILLION, SECONDS_PER_HOUR
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +22,25 @@ class PublishedCell:
     context_len: int
     fraction: float
     implied_step_seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedStep:
+    """Hold a published step time of one device and path.
+
+    Attributes:
+        path: Device and path in the study's words.
+        device: Short name of the device.
+        weights: Format of the weights.
+        seconds: The step.
+        stated: Whether it is printed, or implied by a printed fraction.
+    """
+
+    path: str
+    device: str
+    weights: str
+    seconds: float
+    stated: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,21 +189,31 @@ _FINDINGS: tuple[Callable[[], Finding], ...] = (
 )
 
 
-def dollars_per_million_tokens() -> dict[str, float]:
-    """Return the cost of a million tokens at batch 1, by device and path, at the published steps and prices.
+def published_steps() -> list[PublishedStep]:
+    """Return the published step of each device and path, at the study's context.
 
     Where no step is printed, it is the one that the published fraction implies under the paper's convention.
     """
-    steps, prices = published()["steps"], published()["cost"]["dollars_per_hour"]
-    paths = {
-        "H100 eager": ("h100-sxm5", steps["h100_eager_seconds"]),
-        "H100 graphed": ("h100-sxm5", steps["h100_graphed_seconds"]),
-        "A100 eager": ("a100-80", _floor("a100-80", "paper") / _fraction_at("a100-80")),
-        "L40S eager": ("l40s", _floor("l40s", "paper") / _fraction_at("l40s")),
-        "L4 bf16": ("l4", steps["l4_bf16_seconds"]),
-        "L4 GPTQ": ("l4", steps["l4_gptq_exllamav2_seconds"]),
-    }
-    return {path: prices[device] / SECONDS_PER_HOUR * seconds * 1e6 for path, (device, seconds) in paths.items()}
+    steps = published()["steps"]
+    stated = [
+        ("H100 eager", "h100-sxm5", "bf16", steps["h100_eager_seconds"]),
+        ("H100 graphed", "h100-sxm5", "bf16", steps["h100_graphed_seconds"]),
+        ("L4 bf16", "l4", "bf16", steps["l4_bf16_seconds"]),
+        ("L4 NF4", "l4", "nf4", steps["l4_nf4_seconds"]),
+        ("L4 AWQ", "l4", "int4-g128", steps["l4_awq_marlin_seconds"]),
+        ("L4 GPTQ", "l4", "int4-g128", steps["l4_gptq_exllamav2_seconds"]),
+    ]
+    implied = [("A100 eager", "a100-80"), ("L40S eager", "l40s")]
+    return [PublishedStep(path, device, weights, seconds, stated=True) for path, device, weights, seconds in stated] + [
+        PublishedStep(path, device, "bf16", _floor(device, "paper") / _fraction_at(device), stated=False)
+        for path, device in implied
+    ]
+
+
+def dollars_per_million_tokens() -> dict[str, float]:
+    """Return the cost of a million tokens at batch 1, by device and path, at the published steps and prices."""
+    prices = published()["cost"]["dollars_per_hour"]
+    return {step.path: prices[step.device] / SECONDS_PER_HOUR * step.seconds * MILLION for step in published_steps()}
 
 
 def _fraction_at(device: str) -> float:

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 
-from memfloor.measure.environment import device_info, package_versions
+from memfloor.measure.environment import device_info, git_commit, package_versions
 from memfloor.measure.process import die_with_parent
 
 OUT_OF_MEMORY, UNAVAILABLE, EXIT, KILLED, HANG, SILENT, GARBAGE, SLOW = 20, 21, 22, 23, 24, 25, 26, 27
@@ -37,7 +37,7 @@ def measured(job, device):
             "kernel": "fake",
             "python": "3",
             "packages": package_versions(),
-            "git_commit": None,
+            "git_commit": git_commit(),
             "huge_pages": "unknown",
             "threads": 1,
             "load_average": 0.0,

@@ -11,7 +11,8 @@ from memfloor.engine.kernels.qkv.reference import turned
 from memfloor.engine.kernels.sample.reference import sample
 from memfloor.engine.kernels.stream.reference import stream
 
-BF16_STEP = 2.0**-7
+# Between neighbouring numbers of a format, at most.
+BF16_STEP, FP8_STEP = 2.0**-7, 2.0**-3
 LOG2_E = 1.4426950408889634
 HEADS, KV_HEADS, HEAD_DIM, MAX_LEN = 6, 2, 32, 75
 
@@ -43,10 +44,17 @@ def test_more_query_heads_than_one_tile_of_a_product_may_share_a_kv_head():
     check_attention(20 * KV_HEADS, 40, normed=False)
 
 
-def check_attention(query_heads: int, position: int, normed: bool) -> None:
+@pytest.mark.parametrize("position", [0, 40, 74])
+@pytest.mark.usefixtures("exact_fp8")
+def test_attention_over_an_fp8_cache_matches_its_reference_and_appends(position):
+    check_attention(HEADS, position, normed=False, kv=torch.float8_e4m3fn)
+
+
+def check_attention(query_heads: int, position: int, normed: bool, kv: torch.dtype = torch.bfloat16) -> None:
+    step = BF16_STEP if kv == torch.bfloat16 else FP8_STEP
     shape = AttentionShape(block_s=16, max_splits=2, warps=1)
     raw = numbers((query_heads + 2 * KV_HEADS) * HEAD_DIM)
-    cache = numbers(2, KV_HEADS, MAX_LEN, HEAD_DIM).bfloat16()
+    cache = numbers(2, KV_HEADS, MAX_LEN, HEAD_DIM).to(kv)
     cos, sin = angles()
     qk_norm = (numbers(HEAD_DIM).bfloat16(), numbers(HEAD_DIM).bfloat16().flip(0)) if normed else None
     want, key, value = attention(raw, position, cos, sin, *cache, qk_norm, 1e-6)
@@ -61,10 +69,10 @@ def check_attention(query_heads: int, position: int, normed: bool) -> None:
     for call in calls.attention_calls(heads, int32(position), cache, out, scratch, eps=1e-6, shape=shape, pdl=0):
         call.issue()
     assert (out.float() - want.flatten()).norm() / want.norm() < BF16_STEP
-    torch.testing.assert_close(cache[0, :, position].float(), key, rtol=BF16_STEP, atol=1e-6)
-    torch.testing.assert_close(cache[1, :, position].float(), value, rtol=BF16_STEP, atol=1e-6)
+    torch.testing.assert_close(cache[0, :, position].float(), key, rtol=step, atol=1e-6)
+    torch.testing.assert_close(cache[1, :, position].float(), value, rtol=step, atol=1e-6)
     before[:, :, position] = cache[:, :, position]
-    assert torch.equal(cache.nan_to_num(7.0), before.nan_to_num(7.0))
+    assert torch.equal(cache.float().nan_to_num(7.0), before.float().nan_to_num(7.0))
 
 
 def test_the_reference_combines_splits_and_the_token_into_the_softmax_over_all_slots():

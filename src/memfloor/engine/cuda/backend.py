@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 # The oldest compute capability with bf16 arithmetic, and the first with programmatic dependent launch.
 BF16_CAPABILITY, PDL_CAPABILITY = (8, 0), (9, 0)
+# The first that converts e4m3 in an instruction.
+FP8_CAPABILITY = (8, 9)
+KV_FORMATS = ("bf16", "fp8")
 # The oldest release whose compiler builds every kernel.
 OLDEST_TRITON = (3, 6)
 OPTIONS = {"pdl": ("preload", "flags", "off"), "shapes": ("default", "tuned")}
@@ -60,7 +63,7 @@ def cell_reason(cell: Cell) -> str | None:
     spec, workload = cell.spec, cell.workload
     refused = {
         f"batch {workload.batch} is not 1": workload.batch != 1,
-        f"KV format {workload.kv} is not bf16": workload.kv != "bf16",
+        f"KV format {workload.kv} is not {' or '.join(KV_FORMATS)}": workload.kv not in KV_FORMATS,
         "sliding-window attention is not supported": spec.num_sliding_layers > 0,
         "biases in the MLP are not supported": spec.mlp_bias,
         f"head_dim {spec.head_dim} is not a power of two": spec.head_dim & (spec.head_dim - 1) != 0,
@@ -68,7 +71,8 @@ def cell_reason(cell: Cell) -> str | None:
     reasons = [reason for reason, holds in refused.items() if holds]
     if reasons:
         return reasons[0]
-    return refuse_model(spec) or _format_reason(cell) or _pdl_reason(cell) or _shapes_reason(cell) or rope_reason(spec)
+    found = (refuse_model(spec), _format_reason(cell), _kv_reason(cell), _pdl_reason(cell), _shapes_reason(cell))
+    return next(filter(None, found), None) or rope_reason(spec)
 
 
 def build(cell: Cell, start_len: int, max_len: int, seed: int, report: Callable[[str], None]) -> "DecodeModel":
@@ -89,7 +93,8 @@ def build(cell: Cell, start_len: int, max_len: int, seed: int, report: Callable[
     report("loading weights")
     device = torch.device("cuda", torch.cuda.current_device())
     shapes = launch_shapes(cell)
-    model = DecodeModel(cell.spec, _load_weights(cell, device, seed), max_len, shapes, pdl_mode(cell))
+    weights, pdl = _load_weights(cell, device, seed), pdl_mode(cell)
+    model = DecodeModel(cell.spec, weights, max_len, shapes, pdl, cell.workload.kv)
     report("filling the KV cache")
     if cell.prefill:
         # The prompt of every runtime, so that their tokens can be compared.
@@ -151,6 +156,14 @@ def _format_reason(cell: Cell) -> str | None:
         if any(problems):
             return next(filter(None, problems))
     return None
+
+
+def _kv_reason(cell: Cell) -> str | None:
+    import torch
+
+    if cell.workload.kv != "fp8" or torch.cuda.get_device_capability() >= FP8_CAPABILITY:
+        return None
+    return "an fp8 KV cache needs compute capability 8.9"
 
 
 def pdl_mode(cell: Cell) -> int:

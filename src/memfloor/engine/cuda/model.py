@@ -40,7 +40,15 @@ class DecodeModel:
     the plan is valid for every position of the cache.
     """
 
-    def __init__(self, spec: ModelSpec, weights: ModelWeights, max_len: int, shapes: LaunchShapes, pdl: int) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        weights: ModelWeights,
+        max_len: int,
+        shapes: LaunchShapes,
+        pdl: int,
+        kv: str = "bf16",
+    ) -> None:
         """Allocate the buffers and build the plan.
 
         Args:
@@ -49,13 +57,14 @@ class DecodeModel:
             max_len: Slots of the KV cache.
             shapes: Launch shape of every kernel; `shapes` of the model are those that run.
             pdl: Mode of programmatic dependent launch, from `kernels.dependency`.
+            kv: Format of the KV cache, bf16 or fp8.
         """
         self.spec, self.weights, self.max_len = spec, weights, max_len
         self.shapes, self.pdl = shapes.fitted(spec), pdl
         self.device = weights.embedding.device
         self._allocate_activations()
         self._allocate_scratch()
-        self.cache = allocate_cache(spec, max_len, self.device)
+        self.cache = allocate_cache(spec, max_len, self.device, kv)
         self.rope = device_rope(spec, max_len, self.device)
         self.input = StepInput(
             self.token, self.position, self.residual, self.normed, self.down_sums, self._float32(spec.head_dim)

@@ -20,7 +20,7 @@ def attention(
     qk_norm: tuple[torch.Tensor, torch.Tensor] | None,
     eps: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the attention [H, D] of one token and its rotated key and its value [Hkv, D]; float32.
+    """Return one token's attention [H, D], and its rotated key and its value [Hkv, D] as the cache keeps them; float32.
 
     Args:
         qkv: Raw Q, K and V heads one after another [(H + 2 Hkv) * D].
@@ -38,6 +38,7 @@ def attention(
     if qk_norm is not None:
         q, k = rms_norm(q, qk_norm[0], eps), rms_norm(k, qk_norm[1], eps)
     q, k = rotate(q, cos[position], sin[position]), rotate(k, cos[position], sin[position])
+    k, v = k.to(k_cache.dtype).float(), v.to(v_cache.dtype).float()
     keys = torch.cat([k_cache[:, :position].float(), k[:, None]], dim=1)
     values = torch.cat([v_cache[:, :position].float(), v[:, None]], dim=1)
     grouped = q.view(kv_heads, -1, head_dim)

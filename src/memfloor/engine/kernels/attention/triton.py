@@ -33,7 +33,7 @@ def attention_kernel(
     DOT_TYPE: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
-    """Attend from one token to each split of the slots before its position in a cache [HKV, MAX_LEN, D].
+    """Attend from one token to each split of the slots before its position in a cache [HKV, MAX_LEN, D], bf16 or fp8.
 
     heads begins with the rotated queries [HKV, GROUP, D], float32, times the softmax's scale and log2(e); with QK_NORM
     their squares [HKV, GROUP, D / 2] give the norms that they lack. The grid is HKV * SPLITS; split s of a KV head
@@ -70,16 +70,17 @@ def attention_kernel(
             next_k = _load_slots(k_base, (block + SPLITS) * BLOCK_S, position, D, BLOCK_S)
             next_v = _load_slots(v_base, (block + SPLITS) * BLOCK_S, position, D, BLOCK_S)
             slots = block * BLOCK_S + tl.arange(0, BLOCK_S)
+            values = v.to(DOT_TYPE)
             if (block + 1) * BLOCK_S > position:
                 # A slot that was loaded and is not to be seen must not be able to hold a NaN.
-                v = tl.where((slots < position)[:, None], v, 0.0)
+                values = tl.where((slots < position)[:, None], values, 0.0)
             scores = tl.dot(q, tl.trans(k.to(DOT_TYPE)))
             scores = tl.where((slots < position)[None, :], scores, float("-inf"))
             new_top = tl.maximum(top, tl.max(scores, axis=1))
             weights = tl.exp2(scores - new_top[:, None])
             decay = tl.exp2(top - new_top)
             total = total * decay + tl.sum(weights, axis=1)
-            acc = acc * decay[:, None] + tl.dot(weights.to(DOT_TYPE), v.to(DOT_TYPE))
+            acc = acc * decay[:, None] + tl.dot(weights.to(DOT_TYPE), values)
             top = new_top
             k = next_k
             v = next_v
@@ -138,7 +139,7 @@ def combine_kernel(
         tl.store(k_cache_ptr + slot + dims, key)
         tl.store(v_cache_ptr + slot + dims, value)
     # The query as the splits' products take it.
-    score = tl.sum(query.to(k_cache_ptr.dtype.element_ty).to(tl.float32) * key.to(tl.float32), axis=0)
+    score = tl.sum(query.to(out_ptr.dtype.element_ty).to(tl.float32) * key.to(tl.float32), axis=0)
     top = tl.maximum(tl.max(tops, axis=0), score)
     weights = tl.exp2(tops - top)
     own = tl.exp2(score - top)

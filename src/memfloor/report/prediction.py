@@ -1,0 +1,296 @@
+"""How long would a step take where nothing was measured? A model of three terms, fitted to measured and published ones.
+
+A step takes as long as its matrices need at a share of the bandwidth, its keys and values some times as long as at all
+of it, and a fixed cost for each layer: launches, synchronisation, small kernels. The terms are added, although a GPU
+launches while it computes: over devices that sum errs less than their maximum (docs/method.md). Each prediction stands
+beside the errors of the same model on devices it was not fitted to.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memfloor.errors import UsageError
+from memfloor.floor import step_traffic
+from memfloor.hardware import find_device, match_driver_name
+from memfloor.record import Cell
+from memfloor.report.paper import published, published_cells
+from memfloor.report.summary import CellSummary
+from memfloor.report.tables import runtime_label
+from memfloor.spec import ModelSpec, Workload, load_model
+
+# How far beyond what was measured a prediction may lie, as a factor.
+REACH = 2.0
+FEWEST_DEVICES, FEWEST_CELLS = 2, 3
+PUBLISHED_RUNTIME = "hf-eager"
+# A device whose cells err more than that pulls no harder.
+SOFT_ERROR = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Hold one step that a model is fitted to.
+
+    Attributes:
+        device: Short name of the device, or its driver's.
+        model: What was decoded.
+        context_len: Tokens in the KV cache.
+        layers: Decoder blocks.
+        matrix_seconds: Time of a step's bytes other than keys and values at the device's bandwidth.
+        kv_seconds: The same of keys and values.
+        step_seconds: What a step took.
+        origin: `measured` or `published`.
+    """
+
+    device: str
+    model: str
+    context_len: int
+    layers: int
+    matrix_seconds: float
+    kv_seconds: float
+    step_seconds: float
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Hold the three numbers of a model.
+
+    Attributes:
+        layer_seconds: Fixed cost of a layer.
+        bandwidth_share: Of the bandwidth that matrices reach.
+        kv_times: How many times as long keys and values take as at all of the bandwidth.
+    """
+
+    layer_seconds: float
+    bandwidth_share: float
+    kv_times: float
+
+    def seconds(self, at: Observation) -> float:
+        """Return the step that the model expects; what the observation itself took does not count."""
+        return at.layers * self.layer_seconds + at.matrix_seconds / self.bandwidth_share + self.kv_times * at.kv_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Hold what a model fitted without a device expects of one of its cells, beside what was observed."""
+
+    observation: Observation
+    expected_seconds: float
+
+    @property
+    def error(self) -> float:
+        """Return the relative error of the expectation."""
+        return self.expected_seconds / self.observation.step_seconds - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Hold a prediction and what is known of its error.
+
+    Attributes:
+        seconds: The step; None where the model cannot tell.
+        refusal: Why it cannot tell; None where it can.
+        fit: The model.
+        left_out: Every cell, expected by a model that was fitted without its device.
+        at: Where the prediction was asked for.
+    """
+
+    seconds: float | None
+    refusal: str | None
+    fit: Fit
+    left_out: tuple[LeftOut, ...]
+    at: Observation
+
+    @property
+    def median_error(self) -> float:
+        """Return the median size of the errors on devices left out."""
+        return median(abs(item.error) for item in self.left_out)
+
+    @property
+    def range_seconds(self) -> tuple[float, float] | None:
+        """Return the step over the smallest and the largest error on devices left out: no confidence interval."""
+        if self.seconds is None:
+            return None
+        errors = [item.error for item in self.left_out]
+        return self.seconds / (1 + max(errors)), self.seconds / (1 + min(errors))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the prediction as plain data for `--json`."""
+        return {
+            "seconds": self.seconds,
+            "range_seconds": self.range_seconds,
+            "refusal": self.refusal,
+            "floor_seconds": self.at.matrix_seconds + self.at.kv_seconds,
+            "layer_seconds": self.fit.layer_seconds,
+            "bandwidth_share": self.fit.bandwidth_share,
+            "kv_times": self.fit.kv_times,
+            "left_out_median_error": self.median_error,
+            "left_out": [
+                {
+                    "device": item.observation.device,
+                    "model": item.observation.model,
+                    "context": item.observation.context_len,
+                    "origin": item.observation.origin,
+                    "step_seconds": item.observation.step_seconds,
+                    "expected_seconds": item.expected_seconds,
+                    "error": item.error,
+                }
+                for item in self.left_out
+            ],
+        }
+
+
+def point(spec: ModelSpec, workload: Workload, device: str, bytes_per_second: float) -> Observation:
+    """Return where a prediction is asked for.
+
+    Args:
+        spec: The model.
+        workload: What is decoded.
+        device: Name of the device.
+        bytes_per_second: Its bandwidth.
+    """
+    return _observation(spec, workload, device, bytes_per_second, 0.0, "asked")
+
+
+def observations(runtime: str, summaries: Sequence[CellSummary]) -> list[Observation]:
+    """Return the steps of a runtime, as `runtime_label` names it: those of records, and the study's of its own path.
+
+    Where a device is measured here the study's steps of it are left out.
+    """
+    measured = [
+        _observation(
+            item.cell.spec,
+            item.cell.workload,
+            _name(item),
+            item.peak_bytes_per_second or item.ceiling_bytes_per_second.value,
+            item.p50_seconds.value,
+            "measured",
+        )
+        for item in summaries
+        if _is_wanted(item.cell, runtime)
+    ]
+    devices = {item.device for item in measured}
+    return measured + [item for item in _published(runtime) if item.device not in devices]
+
+
+def predict(seen: Sequence[Observation], at: Observation, runtime: str) -> Prediction:
+    """Return the step that a model fitted to what was seen of a runtime expects.
+
+    Raises:
+        UsageError: Too few devices or steps were seen to fit a model and to know its error.
+    """
+    devices = {item.device for item in seen}
+    if len(devices) < FEWEST_DEVICES or len(seen) < FEWEST_CELLS:
+        raise UsageError(
+            f"cannot tell: {runtime} has steps of {len(seen)} cells on {len(devices)} devices "
+            f"({', '.join(sorted(devices)) or 'none'}); {FEWEST_CELLS} on {FEWEST_DEVICES} are needed. "
+            "Name a folder with records of more with --records"
+        )
+    fit = fit_model(seen)
+    refusal = _beyond(seen, at)
+    return Prediction(
+        seconds=None if refusal else fit.seconds(at),
+        refusal=refusal,
+        fit=fit,
+        left_out=tuple(leave_devices_out(seen)),
+        at=at,
+    )
+
+
+def leave_devices_out(seen: Sequence[Observation]) -> list[LeftOut]:
+    """Return what is expected of each observed cell by a model that knows the other devices alone."""
+    fits = {
+        device: fit_model([item for item in seen if item.device != device])
+        for device in dict.fromkeys(item.device for item in seen)
+    }
+    return [LeftOut(item, fits[item.device].seconds(item)) for item in seen]
+
+
+def fit_model(seen: Sequence[Observation]) -> Fit:
+    """Return the model with the smallest relative errors, large ones counting less than by their square."""
+    # Half a second of import that nothing else here needs.
+    from scipy.optimize import least_squares
+
+    def errors(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+        fit = Fit(*numbers)
+        return np.log([fit.seconds(item) / item.step_seconds for item in seen])
+
+    solutions = [
+        least_squares(
+            errors,
+            (layer_seconds, share, 3.0),
+            bounds=((0, 0.05, 1), (1, 1, 100)),
+            loss="soft_l1",
+            f_scale=SOFT_ERROR,
+            x_scale=(1e-4, 0.1, 1),
+        )
+        # The errors have more than one valley.
+        for layer_seconds in (1e-6, 3e-4, 1e-3)
+        for share in (0.6, 0.95)
+    ]
+    return Fit(*(float(value) for value in min(solutions, key=lambda solution: solution.cost).x))
+
+
+def _beyond(seen: Sequence[Observation], at: Observation) -> str | None:
+    """Say which quantity lies too far beyond what was seen; None if none does."""
+    quantities: dict[str, tuple[str, Callable[[Observation], float]]] = {
+        "the floor of the matrices": ("s", lambda item: item.matrix_seconds),
+        "the context": ("tokens", lambda item: item.context_len),
+        "the layers": ("layers", lambda item: item.layers),
+    }
+    for name, (unit, read) in quantities.items():
+        low, high = min(map(read, seen)) / REACH, max(map(read, seen)) * REACH
+        if not low <= read(at) <= high:
+            return (
+                f"cannot tell: {name}, {read(at):.4g} {unit}, lies beyond {low:.4g} to {high:.4g} {unit}, which is "
+                f"{REACH:g} times what was seen either way"
+            )
+    return None
+
+
+def _observation(
+    spec: ModelSpec, workload: Workload, device: str, bytes_per_second: float, step_seconds: float, origin: str
+) -> Observation:
+    traffic = step_traffic(spec, workload)
+    kv = traffic.kv_read + traffic.kv_write
+    return Observation(
+        device=device,
+        model=spec.name,
+        context_len=workload.context_len,
+        layers=spec.num_hidden_layers,
+        matrix_seconds=(traffic.total_bytes - kv) / bytes_per_second,
+        kv_seconds=kv / bytes_per_second,
+        step_seconds=step_seconds,
+        origin=origin,
+    )
+
+
+def _is_wanted(cell: Cell, runtime: str) -> bool:
+    return runtime_label(cell) == runtime and cell.workload.batch == 1
+
+
+def _name(summary: CellSummary) -> str:
+    device = match_driver_name(summary.device.name)
+    return device.name if device else summary.device.name
+
+
+def _published(runtime: str) -> list[Observation]:
+    if runtime != PUBLISHED_RUNTIME:
+        return []
+    spec = load_model(published()["model"])
+    return [
+        _observation(
+            spec,
+            Workload.of(cell.context_len),
+            cell.device,
+            find_device(cell.device).peak_bytes_per_second,
+            cell.implied_step_seconds["paper"],
+            "published",
+        )
+        for cell in published_cells()
+    ]
