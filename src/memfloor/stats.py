@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from statistics import fmean, median, stdev
+from statistics import fmean, median, stdev, variance
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -59,7 +59,7 @@ class Ratio:
     Attributes:
         value: Geometric mean of the blocks' ratios.
         ci95: A t interval on the logarithms; None for a single block.
-        blocks: Blocks that both arms have.
+        blocks: Blocks that both arms have; of runs without blocks, those of the side that has fewer.
     """
 
     value: float
@@ -83,6 +83,46 @@ def paired_ratio(numerator: Mapping[int, float], denominator: Mapping[int, float
     """
     logs = _log_ratios(numerator, denominator)
     return Ratio(value=math.exp(float(np.mean(logs))), ci95=_exp(_t_interval(logs)), blocks=len(logs))
+
+
+def unpaired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Ratio:
+    """Return the ratio of two sets of runs that share no blocks: geometric means, with Welch's interval on logarithms.
+
+    Args:
+        numerator: Of each run of one set, a value above zero.
+        denominator: The same of the other.
+
+    Raises:
+        ValueError: A set is empty.
+    """
+    if not numerator or not denominator:
+        raise ValueError("a ratio needs a run on both sides")
+    ours, theirs = np.log(numerator), np.log(denominator)
+    middle = float(np.mean(ours) - np.mean(theirs))
+    half = welch_half_width(ours.tolist(), theirs.tolist(), 1 - CONFIDENCE)
+    interval = None if half is None else (middle - half, middle + half)
+    return Ratio(value=math.exp(middle), ci95=_exp(interval), blocks=min(len(numerator), len(denominator)))
+
+
+def welch_half_width(ours: Sequence[float], theirs: Sequence[float], level: float) -> float | None:
+    """Return half of Welch's interval of a difference of means; None where a side has fewer than two values.
+
+    Args:
+        ours: Values of one side.
+        theirs: Values of the other.
+        level: Share of intervals that may miss.
+    """
+    if min(len(ours), len(theirs)) < 2:
+        return None
+    parts = [variance(values) / len(values) for values in (ours, theirs)]
+    if not sum(parts):
+        return 0.0
+    from scipy.stats import t
+
+    freedom = sum(parts) ** 2 / sum(
+        part**2 / (len(values) - 1) for part, values in zip(parts, (ours, theirs), strict=True)
+    )
+    return float(t.ppf(1 - level / 2, freedom)) * math.sqrt(sum(parts))
 
 
 def bootstrap_interval(numerator: Mapping[int, float], denominator: Mapping[int, float]) -> tuple[float, float] | None:

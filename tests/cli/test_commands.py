@@ -281,7 +281,21 @@ def test_the_version_is_printed(memfloor):
 
 @pytest.mark.parametrize(
     "command",
-    ["floor", "probe", "measure", "study", "runs", "query", "report", "figure", "cost", "predict", "paper", "doctor"],
+    [
+        "floor",
+        "probe",
+        "measure",
+        "study",
+        "runs",
+        "query",
+        "report",
+        "figure",
+        "diff",
+        "cost",
+        "predict",
+        "paper",
+        "doctor",
+    ],
 )
 def test_every_command_explains_itself(memfloor, command):
     result = memfloor(command, "--help")

@@ -12,6 +12,7 @@ from memfloor.cli.ab import ab
 from memfloor.cli.anatomy import anatomy
 from memfloor.cli.attention import attention as _attention  # noqa: F401
 from memfloor.cli.cost import cost
+from memfloor.cli.diff import diff
 from memfloor.cli.doctor import doctor
 from memfloor.cli.floor import floor
 from memfloor.cli.measure import measure, study
@@ -33,23 +34,9 @@ app = App(
     # Interrupted is answered in `main`, with what has become of the runs.
     suppress_keyboard_interrupt=False,
 )
-for command in (
-    floor,
-    probe,
-    measure,
-    study,
-    anatomy,
-    ab,
-    aa,
-    runs,
-    query,
-    report,
-    figure,
-    cost,
-    predict,
-    paper,
-    doctor,
-):
+MEASURING = (floor, probe, measure, study, anatomy, ab, aa)
+READING = (runs, query, report, figure, diff, cost, predict, paper, doctor)
+for command in (*MEASURING, *READING):
     app.command(command)
 
 

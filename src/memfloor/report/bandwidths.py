@@ -6,9 +6,10 @@ Source: docs/method.md.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from memfloor.record import STEADY_SPREAD, Run
-from memfloor.stats import Ratio, paired_ratio
+from memfloor.stats import Ratio, paired_ratio, unpaired_ratio
 from memfloor.units import format_percent
 
 
@@ -44,6 +45,18 @@ def at_equal_bandwidth(baseline: Sequence[Run], candidate: Sequence[Run]) -> Equ
     # A byte for each arm: what their steps read may differ, and is no part of this.
     ours, theirs = ({run.block: run.fraction_of_ceiling(1) for run in runs} for runs in (baseline, candidate))
     return EqualBandwidth(ratio=paired_ratio(theirs, ours), apart=_apart(_ceilings(baseline), _ceilings(candidate)))
+
+
+def at_equal_bandwidth_unpaired(before: Sequence[Run], after: Sequence[Run]) -> EqualBandwidth:
+    """Return the ratio of two sets of runs that share no blocks, as if both had met one bandwidth.
+
+    Args:
+        before: Runs of the numerator; at least one.
+        after: Runs of the denominator; at least one.
+    """
+    ours, theirs = ([run.fraction_of_ceiling(1) for run in runs] for runs in (before, after))
+    slow, fast = sorted(median(run.ceiling_bytes_per_second for run in runs) for runs in (before, after))
+    return EqualBandwidth(ratio=unpaired_ratio(theirs, ours), apart=fast / slow)
 
 
 def _ceilings(runs: Sequence[Run]) -> dict[int, float]:

@@ -4,15 +4,15 @@ Kernels are compared by name, not one by one: among a thousand some differ by ch
 and widened for the number of names. Each arm is traced in one process, so what differs between processes shows too.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import fmean, variance
+from statistics import fmean
 
 from memfloor.record import StepTrace
 from memfloor.report.kernel_times import owned_seconds
 from memfloor.report.matching import match_traces
+from memfloor.stats import welch_half_width
 
 # Kernels of one arm may differ so much in time from the same kernels of the other, and over the whole step.
 TIME_TOLERANCE = 0.05
@@ -125,26 +125,11 @@ def name_seconds(trace: StepTrace) -> dict[str, list[float]]:
 
 def _change(name: str, ours: Sequence[float], theirs: Sequence[float], level: float) -> KernelChange:
     means = fmean(ours), fmean(theirs)
-    half = _half_width(ours, theirs, level)
+    half = welch_half_width(ours, theirs, level)
     if half is None or not means[0]:
         return KernelChange(name, *means, interval=None)
     interval = (means[1] - half) / means[0], (means[1] + half) / means[0]
     return KernelChange(name, *means, interval=interval)
-
-
-def _half_width(ours: Sequence[float], theirs: Sequence[float], level: float) -> float | None:
-    """Return half of Welch's interval of a difference of means."""
-    if min(len(ours), len(theirs)) < 2:
-        return None
-    parts = [variance(values) / len(values) for values in (ours, theirs)]
-    if not sum(parts):
-        return 0.0
-    from scipy.stats import t
-
-    freedom = sum(parts) ** 2 / sum(
-        part**2 / (len(values) - 1) for part, values in zip(parts, (ours, theirs), strict=True)
-    )
-    return float(t.ppf(1 - level / 2, freedom)) * math.sqrt(sum(parts))
 
 
 def _kernels(baseline: StepTrace, candidate: StepTrace) -> list[str]:
