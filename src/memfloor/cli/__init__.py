@@ -10,7 +10,6 @@ import memfloor
 from memfloor.cli.aa import aa
 from memfloor.cli.ab import ab
 from memfloor.cli.anatomy import anatomy
-from memfloor.cli.attention import attention as _attention  # noqa: F401
 from memfloor.cli.cost import cost
 from memfloor.cli.diff import diff
 from memfloor.cli.doctor import doctor

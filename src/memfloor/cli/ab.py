@@ -4,6 +4,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from memfloor.cli.attention import attention
 from memfloor.cli.comparing import AGREED, Agreed, run_comparisons
 from memfloor.cli.measure import DEFAULTS, RunOptions, chosen_device, grid_options
 from memfloor.cli.parse import parse_counts, parse_runtime
@@ -12,8 +13,9 @@ DEFAULT_RUNS = 10
 
 ab = App(
     name="ab",
-    help="Compare two arms in interleaved blocks of fresh processes; see also: memfloor ab launch, ab attention.",
+    help="Compare arms in interleaved blocks of fresh processes; see also: memfloor ab launch, ab attention.",
 )
+ab.command(attention)
 
 
 @ab.default

@@ -5,7 +5,6 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from memfloor.cli.ab import ab
 from memfloor.cli.measure import (
     DEFAULTS,
     EXIT_NOTHING_MEASURED,
@@ -29,7 +28,6 @@ from memfloor.report.colours import first_word
 OTHER_OPTIONS = ("weights", "head", "kv", "prefill", "weights_from")
 
 
-@ab.command
 def attention(
     model: str,
     /,
