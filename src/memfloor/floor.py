@@ -111,6 +111,24 @@ def step_traffic(spec: ModelSpec, workload: Workload, convention: str = "streame
     return streamed
 
 
+def attention_traffic(spec: ModelSpec, workload: Workload) -> StepTraffic:
+    """Return the bytes that the attention of all layers of one decode step moves: the KV cache is read, nothing else.
+
+    Raises:
+        UsageError: The context is beyond the model's.
+    """
+    check_context(spec, workload.context_len)
+    read = workload.batch * _kv_read_bytes(spec, workload)
+    return StepTraffic(**dict.fromkeys(StepTraffic.__dataclass_fields__, 0) | {"kv_read": read})
+
+
+def attention_lengths(spec: ModelSpec, context_len: int) -> list[int]:
+    """Return the cached tokens that each layer attends to, the token's own included; the last layers may slide."""
+    windowed = min(context_len, spec.sliding_window or context_len)
+    full = spec.num_hidden_layers - spec.num_sliding_layers
+    return [context_len] * full + [windowed] * spec.num_sliding_layers
+
+
 def floor_seconds(traffic: StepTraffic, bytes_per_second: float) -> float:
     """Return the time the traffic takes at a bandwidth."""
     if not bytes_per_second > 0:
@@ -176,6 +194,4 @@ def _vector_bytes(workload: Workload, count: int) -> int:
 
 def _kv_read_bytes(spec: ModelSpec, workload: Workload) -> int:
     per_layer_token = kv_bytes_per_token(spec, workload.kv) // spec.num_hidden_layers
-    full_layers = spec.num_hidden_layers - spec.num_sliding_layers
-    windowed = min(workload.context_len, spec.sliding_window or workload.context_len)
-    return per_layer_token * (full_layers * workload.context_len + spec.num_sliding_layers * windowed)
+    return per_layer_token * sum(attention_lengths(spec, workload.context_len))

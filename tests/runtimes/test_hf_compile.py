@@ -6,7 +6,8 @@ import torch
 
 from memfloor.errors import UsageError
 from memfloor.runtimes import find_runtime, hf_compile
-from memfloor.runtimes.hf_compile import KERNEL_CALL, HfCompile
+from memfloor.runtimes.hf_compile import HfCompile
+from memfloor.runtimes.inductor import KERNEL_CALL, compiled_graphs
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 STEPS = 8
@@ -62,7 +63,7 @@ def test_every_family_is_one_graph_that_decodes_what_eager_does(traced, prepared
     assert decode(compiled) == decode(prepared("hf-eager", spec=tiny(family), seed=2))
     facts = compiled.facts()
     assert facts["cache_class"] == "StaticCache"
-    assert hf_compile._graphs() == 1
+    assert compiled_graphs() == 1
 
 
 def test_the_cache_starts_at_start_len_after_the_warm_up(traced, prepared):

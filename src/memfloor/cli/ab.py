@@ -4,6 +4,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from memfloor.cli.attention import attention
 from memfloor.cli.comparing import AGREED, Agreed, run_comparisons
 from memfloor.cli.measure import DEFAULTS, RunOptions, chosen_device, grid_options
 from memfloor.cli.parse import parse_counts, parse_runtime
@@ -13,9 +14,10 @@ DEFAULT_RUNS = 10
 
 ab = App(
     name="ab",
-    help="Compare arms in interleaved blocks of fresh processes; see also: memfloor ab launch, ab weights.",
+    help="Compare arms in interleaved blocks of fresh processes; see also: ab launch, ab weights and ab attention.",
 )
 ab.command(weights)
+ab.command(attention)
 
 
 @ab.default

@@ -64,7 +64,7 @@ def runs(
 
 
 def query(folder: Path, sql: str, /, *, json: Annotated[bool, Parameter(negative=())] = False) -> None:
-    """Answer one SQL query over the tables runs, steps, anatomies, comparisons and weight_paths of a folder.
+    """Answer one SQL query over the tables runs, steps, anatomies, comparisons, weight_paths and attention of a folder.
 
     Args:
         folder: Folder with records.
@@ -76,7 +76,8 @@ def query(folder: Path, sql: str, /, *, json: Annotated[bool, Parameter(negative
     from memfloor.report.weight_ladder import ladders_in
 
     found = read_contents(folder)
-    names, rows = run_query(found.runs, sql, found.anatomies, compared_in(found), ladders_in(found))
+    tables = found.anatomies, compared_in(found), ladders_in(found), found.of("attention").runs
+    names, rows = run_query(found.runs, sql, *tables)
     if json:
         print_json([dict(zip(names, map(_plain, row), strict=True)) for row in rows])
         return

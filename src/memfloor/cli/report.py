@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from memfloor.report.summary import CellSummary
 
 FIGURE_FORMATS = (".svg", ".png")
-WEIGHTS_FIGURE = "8"
-COST_FIGURE = "9"
+ATTENTION_FIGURE, WEIGHTS_FIGURE, COST_FIGURE = "7", "8", "9"
 
 
 def report(folder: Path, /, *, out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("report.html")) -> None:
@@ -29,11 +28,12 @@ def report(folder: Path, /, *, out: Annotated[Path, Parameter(name=["--out", "-o
         out: The file to write.
     """
     from memfloor.report.afterwards import compared_in
+    from memfloor.report.attention import attention_in
     from memfloor.report.page import render, write_page
     from memfloor.report.weight_ladder import ladders_in
 
     found = Store(folder).contents()
-    shown = compared_in(found), ladders_in(found)
+    shown = compared_in(found), ladders_in(found), attention_in(found)
     write_page(render(found.runs, found.unreadable, folder, found.anatomies, *shown), out)
     print_text(f"report: {out.resolve()}")
 
@@ -67,6 +67,8 @@ def _draw(number: str, folder: Path) -> "Figure":
     from memfloor.report.figures import FIGURES
     from memfloor.report.summary import summarise
 
+    if number == ATTENTION_FIGURE:
+        return _draw_attention(folder)
     if number in ANATOMY_FIGURES:
         return _draw_anatomies(number, folder)
     if number in COMPARISON_FIGURES:
@@ -74,7 +76,7 @@ def _draw(number: str, folder: Path) -> "Figure":
     if number == WEIGHTS_FIGURE:
         return _draw_weight_paths(folder)
     if number not in (*FIGURES, COST_FIGURE):
-        others = (WEIGHTS_FIGURE, COST_FIGURE)
+        others = (ATTENTION_FIGURE, WEIGHTS_FIGURE, COST_FIGURE)
         raise UsageError.unknown("figure", number, [*FIGURES, *ANATOMY_FIGURES, *COMPARISON_FIGURES, *others])
     summaries, _ = summarise(read_store(folder))
     if not summaries:
@@ -114,6 +116,17 @@ def _draw_weight_paths(folder: Path) -> "Figure":
         words = f"{folder} holds no paths of weights to draw"
         raise UsageError(f"{words}; take some with: memfloor ab weights MODEL --out {folder}")
     return weight_paths(ladders)
+
+
+def _draw_attention(folder: Path) -> "Figure":
+    from memfloor.report.attention import attention_in
+    from memfloor.report.attention_figure import attention_figure
+
+    found = attention_in(read_contents(folder))
+    if not found.rows:
+        words = f"{folder} holds no runs of attention"
+        raise UsageError(f"{words}; take some with: memfloor ab attention MODEL --out {folder}")
+    return attention_figure(found)
 
 
 def _draw_costs(summaries: Sequence["CellSummary"], folder: Path) -> "Figure":

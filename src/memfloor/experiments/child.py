@@ -14,7 +14,7 @@ from memfloor.experiments.job import Job, Unavailable, do_job
 from memfloor.measure.environment import device_info
 from memfloor.measure.process import die_with_parent
 from memfloor.record import Step
-from memfloor.runtimes import find_runtime
+from memfloor.runtimes import system_of
 
 REPORT_SECONDS = 1.0
 
@@ -62,7 +62,7 @@ def main() -> None:
     def work() -> None:
         device = device_info(job.cell.device)
         pipe.send("device", device=device.model_dump())
-        report = StepReport(pipe, find_runtime(job.cell.runtime).steps_per_call(job.cell))
+        report = StepReport(pipe, system_of(job.cell).steps_per_call(job.cell))
         pipe.send_result("measured", do_job(job, device, report, lambda phase: pipe.send("phase", phase=phase)))
 
     answer(pipe, work)

@@ -118,10 +118,10 @@ def twice(cells: Sequence[Cell]) -> list[Pair]:
     ]
 
 
-def open_session(pairs: Sequence[Pair], terms: Terms, store: Store) -> Session:
-    """Write down every comparison of a session before its first run, or take up one that said the same."""
+def comparisons_of(pairs: Sequence[Pair], terms: Terms) -> list[Comparison]:
+    """Return what is said of pairs before the first run of a new session, which they share."""
     session_id = uuid.uuid4().hex
-    comparisons = [
+    return [
         Comparison(
             **identity(session_id),
             question=terms.question,
@@ -137,6 +137,11 @@ def open_session(pairs: Sequence[Pair], terms: Terms, store: Store) -> Session:
         )
         for pair in pairs
     ]
+
+
+def open_session(pairs: Sequence[Pair], terms: Terms, store: Store) -> Session:
+    """Write down every comparison of a session before its first run, or take up one that said the same."""
+    comparisons = comparisons_of(pairs, terms)
     interrupted = interrupted_session(comparisons, store)
     if interrupted:
         return interrupted

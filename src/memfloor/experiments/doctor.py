@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from memfloor.engine.cpu import native as cpu
 from memfloor.hardware import match_driver_name
 from memfloor.measure.environment import cpu_name, cuda_unavailable_reason, device_name
-from memfloor.runtimes import REGISTRY
+from memfloor.runtimes import BACKENDS, REGISTRY
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,10 @@ def examine() -> list[Check]:
     runtimes = [
         Check(f"runtime {name}", runtime.summary, runtime.unavailable_reason()) for name, runtime in REGISTRY.items()
     ]
-    return parts + runtimes
+    attention = [
+        Check(f"attention {name}", backend.summary, backend.unavailable_reason()) for name, backend in BACKENDS.items()
+    ]
+    return parts + runtimes + attention
 
 
 def _gpu_summary() -> str:

@@ -20,7 +20,7 @@ from memfloor.measure.environment import (
 from memfloor.measure.loop import Timings, take_run
 from memfloor.measure.telemetry import LoadWatch, foreign_gpu_processes, read_sensors
 from memfloor.record import Cell, DeviceInfo, Environment, ObservedPath, Protocol, Step
-from memfloor.runtimes import DecodeRequest, find_runtime
+from memfloor.runtimes import DecodeRequest, system_of
 
 
 class Job(BaseModel):
@@ -76,7 +76,7 @@ def do_job(job: Job, device: DeviceInfo, on_step: Callable[[Step], None], on_pha
     cell, protocol = job.cell, job.protocol
     # Before any runtime is prepared: one that binds this thread must not take the ceiling's processors away.
     cpus = allowed_cpus(cell.threads)
-    runtime_class = find_runtime(cell.runtime)
+    runtime_class = system_of(cell)
     reason = runtime_class.unavailable_reason(cell) or unavailable_reason(cell.device)
     if reason is not None:
         raise Unavailable(reason)
@@ -108,7 +108,7 @@ def do_job(job: Job, device: DeviceInfo, on_step: Callable[[Step], None], on_pha
 def _take_twin(cell: Cell, protocol: Protocol, on_phase: Callable[[str], None]) -> tuple[Step, ...]:
     on_phase("timing the twin")
     steps = protocol.warmup_steps + protocol.timed_steps
-    runtime_class = find_runtime(cell.runtime)
+    runtime_class = system_of(cell)
     max_steps = steps * runtime_class.steps_per_call(cell)
     runtime = runtime_class(DecodeRequest(cell, cell.workload.context_len, max_steps, seed=0))
     runtime.prepare()

@@ -11,8 +11,8 @@ from memfloor.errors import UsageError
 from memfloor.experiments.blocks import Plan
 from memfloor.floor import check_context
 from memfloor.measure.environment import device_name, package_versions
-from memfloor.record import Anatomy, Cell, Failure, Run, Store
-from memfloor.runtimes import check_options, find_runtime
+from memfloor.record import Anatomy, Cell, Failure, Run, StepPart, Store
+from memfloor.runtimes import check_options, find_system
 from memfloor.spec import ModelSpec, Workload, load_model, unquantized
 
 DEFAULT_RUNS = {"cpu": 5, "cuda": 10}
@@ -36,6 +36,7 @@ def grid(
     threads: int | None = None,
     prefill: bool = False,
     weights_from: str | None = None,
+    part: StepPart = "step",
 ) -> list[Cell]:
     """Return the cells of a grid, each different from the others.
 
@@ -55,7 +56,7 @@ def grid(
             for size, (runtime, given) in product(batch, runtimes):
                 own = {name: value for name, value in given.items() if name in FORMATS}
                 options = {name: value for name, value in given.items() if name not in FORMATS}
-                check_options(find_runtime(runtime), options)
+                check_options(find_system(runtime, part), options)
                 cell = Cell(
                     spec=spec,
                     workload=Workload.of(context_len, size, **_formats(weights, head, kv, own)),
@@ -65,6 +66,7 @@ def grid(
                     threads=threads,
                     prefill=prefill,
                     weights_from=weights_from,
+                    part=part,
                 )
                 cells[cell.key] = cell
     return list(cells.values())

@@ -14,7 +14,10 @@ from memfloor.measure.nvml import NotInstalled, Unanswered, ask
 from memfloor.record import DeviceInfo
 
 _SIZE_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
-RECORDED_PACKAGES = ("memfloor", "torch", "transformers", "triton", "numpy", "safetensors")
+RECORDED_PACKAGES = (
+    *("memfloor", "torch", "transformers", "triton", "numpy", "safetensors"),
+    *("flash-attn", "flashinfer-python", "vllm"),
+)
 
 
 def cuda_unavailable_reason() -> str | None:

@@ -16,6 +16,8 @@ SCHEMA_VERSION = 1
 
 # A sensor that cannot answer is recorded in its own words, never as a zero.
 Reading = float | str
+# What of a decode step a run times: all of it, or the attention of all its layers alone.
+StepPart = Literal["step", "attention"]
 
 
 class Protocol(Frozen):
@@ -68,6 +70,7 @@ class Cell(Frozen):
         prefill: Whether the KV cache is filled by a real prefill instead of random numbers.
         weights_from: Local checkpoint directory; None stands for random weights at the true shape.
         arm: Tells two arms of a comparison apart that are the same in everything else; None otherwise.
+        part: What of a decode step is run.
     """
 
     spec: ModelSpec
@@ -79,6 +82,7 @@ class Cell(Frozen):
     prefill: bool = False
     weights_from: str | None = None
     arm: Literal["baseline", "candidate"] | None = None
+    part: StepPart = "step"
 
     @property
     def runtime_text(self) -> str:
@@ -100,6 +104,7 @@ class Cell(Frozen):
         parts += ["prefill"] if self.prefill else []
         parts += [f"from-{self.weights_from}"] if self.weights_from else []
         parts += [f"arm-{self.arm}"] if self.arm else []
+        parts += [self.part] if self.part != "step" else []
         return " ".join(parts)
 
 
@@ -160,16 +165,33 @@ class Environment(Frozen):
     sensors_after: dict[str, Reading]
 
 
+class OutputError(Frozen):
+    """Record how far a step's result was from the same arithmetic in float32 on the same tensors.
+
+    Attributes:
+        relative_norm: Norm of the difference over the norm of the float32 result.
+        max_abs: Largest difference of one number.
+    """
+
+    relative_norm: float = Field(ge=0)
+    max_abs: float = Field(ge=0)
+
+
 class ObservedPath(Frozen):
     """Record the path a step really took, read off the running model, not off the request.
 
     Attributes:
         operators: Calls per step of each framework operator or kernel.
         facts: What the runtime can say of itself, such as its attention implementation and dtypes.
+        output_error: Of its result; None where it was not compared.
+        plan_seconds: Time that the host spent planning the step ahead of it, outside the timed steps; None where
+            nothing was planned.
     """
 
     operators: dict[str, int]
     facts: dict[str, str]
+    output_error: OutputError | None = None
+    plan_seconds: float | None = Field(default=None, ge=0)
 
 
 class Stored(Frozen):

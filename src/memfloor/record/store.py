@@ -5,7 +5,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +15,7 @@ from memfloor.errors import UsageError, first_problem
 from memfloor.record.anatomy import Anatomy
 from memfloor.record.comparison import ArmObservation, Comparison
 from memfloor.record.quality import Quality
-from memfloor.record.schema import SCHEMA_VERSION, Failure, Run, Skip
+from memfloor.record.schema import SCHEMA_VERSION, Failure, Run, Skip, StepPart
 
 Record = Run | Failure | Skip | Anatomy | Comparison | ArmObservation | Quality
 TRACE_SUFFIX = ".trace.json.gz"
@@ -32,15 +32,27 @@ class UnreadableFile:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """Hold all that lies in a folder: its records of every kind, oldest first, and the JSON files that are none."""
+    """Hold all that lies in a folder: its records of every kind, oldest first, and the JSON files that are none.
+
+    Attributes:
+        every: The records, whatever part of a step they are about.
+        unreadable: The files that are none.
+        part: The part whose records the properties return, so that nobody takes its runs for those of another.
+    """
 
     every: Sequence[Record]
     unreadable: Sequence[UnreadableFile]
+    part: StepPart = "step"
+
+    def of(self, part: StepPart) -> "Contents":
+        """Return the same contents, seen for another part of a step."""
+        return replace(self, part=part)
 
     @property
     def runs(self) -> list[Run | Failure | Skip]:
         """Return every run, failure and skip."""
-        return [record for record in self.every if isinstance(record, Run | Failure | Skip)]
+        kinds = Run | Failure | Skip
+        return [record for record in self.every if isinstance(record, kinds) and record.cell.part == self.part]
 
     @property
     def anatomies(self) -> list[Anatomy]:
@@ -50,7 +62,7 @@ class Contents:
     @property
     def comparisons(self) -> list[Comparison]:
         """Return every comparison."""
-        return [record for record in self.every if isinstance(record, Comparison)]
+        return [item for item in self.every if isinstance(item, Comparison) and item.baseline.part == self.part]
 
     @property
     def observations(self) -> list[ArmObservation]:
@@ -131,7 +143,7 @@ class Store:
         return found
 
     def read(self) -> tuple[list[Run | Failure | Skip], list[UnreadableFile]]:
-        """Return every run, failure and skip below the folder, oldest first, and the JSON files that are no record.
+        """Return every run, failure and skip of whole steps, oldest first, and the JSON files that are no record.
 
         Raises:
             UsageError: The folder does not exist.

@@ -12,13 +12,21 @@ import memfloor
 from memfloor.errors import UsageError
 from memfloor.record import Anatomy, Failure, Run, Skip, Timed, UnreadableFile
 from memfloor.report.anatomy_section import anatomy_section
+from memfloor.report.attention import Attention
+from memfloor.report.attention_section import attention_section
 from memfloor.report.compared import Compared
 from memfloor.report.comparison_section import comparison_section
 from memfloor.report.cost import catalogue_costs
 from memfloor.report.cost_section import cost_section
 from memfloor.report.figures import FIGURES, figure_svg
 from memfloor.report.interactive import scripts
-from memfloor.report.repeat import anatomy_commands, comparison_commands, ladder_commands, study_commands
+from memfloor.report.repeat import (
+    anatomy_commands,
+    attention_commands,
+    comparison_commands,
+    ladder_commands,
+    study_commands,
+)
 from memfloor.report.sentences import cautions, headline
 from memfloor.report.summary import CellSummary, InvalidCell, summarise
 from memfloor.report.tables import CELL_COLUMNS, cell_row, invalid_row
@@ -39,6 +47,7 @@ def render(
     anatomies: Sequence[Anatomy] = (),
     compared: Sequence[Compared] = (),
     ladders: Sequence[WeightLadder] = (),
+    attention: Attention | None = None,
 ) -> str:
     """Return the page for the records of one folder.
 
@@ -49,21 +58,24 @@ def render(
         anatomies: Anatomies.
         compared: Comparisons.
         ladders: Paths of weights.
+        attention: What was said of attention backends.
 
     Raises:
         UsageError: There is nothing to report.
     """
     summaries, invalid = summarise(records)
-    if not any((summaries, invalid, anatomies, compared)):
+    attention = attention or Attention()
+    if not any((summaries, invalid, anatomies, compared, attention.rows, attention.invalid)):
         raise UsageError(f"{folder} holds no records; take some with: memfloor study --out {folder}")
     comparisons = [item.comparison for item in compared if item.comparison]
+    every = [*summaries, *(row.summary for row in attention.rows)]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string((files("memfloor") / "report" / "page.html").read_text())
     return template.render(
         version=memfloor.__version__,
         made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         folder=str(folder),
-        headline=headline(summaries) if summaries else _without_times(invalid, anatomies, compared),
+        headline=headline(summaries) if summaries else _without_times(invalid, anatomies, compared, attention),
         cautions=cautions(summaries),
         columns=CELL_COLUMNS,
         tables=_tables(summaries, invalid),
@@ -71,26 +83,31 @@ def render(
         sections=[
             weight_section(ladders),
             comparison_section(compared),
+            attention_section(attention),
             anatomy_section(anatomies, folder),
             cost_section(catalogue_costs(summaries)),
         ],
-        environments=_environments([*(run for item in summaries for run in item.runs), *anatomies]),
+        environments=_environments([*(run for item in every for run in item.runs), *anatomies]),
         unreadable=unreadable,
         commands=[
             *study_commands(summaries, comparisons),
             *comparison_commands(comparisons),
             *ladder_commands(ladders),
+            *attention_commands([row.summary for row in attention.rows]),
             *anatomy_commands(anatomies, comparisons),
         ],
         scripts=scripts() if anatomies or any(item.ratio for item in compared) else [],
     )
 
 
-def _without_times(invalid: Sequence[InvalidCell], anatomies: Sequence[Anatomy], compared: Sequence[Compared]) -> str:
+def _without_times(
+    invalid: Sequence[InvalidCell], anatomies: Sequence[Anatomy], compared: Sequence[Compared], attention: Attention
+) -> str:
     if invalid:
         return "No cell gave a time."
-    shown = [name for name, found in (("anatomies", anatomies), ("comparisons", compared)) if found]
-    return f"{' and '.join(shown).capitalize()}, and no plain runs."
+    kinds = (("anatomies", anatomies), ("comparisons", compared), ("attention backends", attention.rows))
+    shown = [name for name, found in kinds if found]
+    return f"{' and '.join(shown or ['attention backends']).capitalize()}, and no plain runs."
 
 
 def write_page(text: str, target: Path) -> None:

@@ -87,6 +87,19 @@ def _said(comparison: Comparison) -> list[str]:
     return said + [f"--may-differ {field}" for field in comparison.may_differ]
 
 
+def attention_commands(summaries: Sequence[CellSummary]) -> list[str]:
+    """Return the commands that take the same attention again, the backends of one context in one session."""
+    backends: dict[tuple[str, int, str], list[str]] = defaultdict(list)
+    for summary in summaries:
+        cell, first = summary.cell, summary.runs[0]
+        settings = _settings(cell, {}, first.protocol, _count(summary.runs), _seed(first))
+        backends[_model(cell), cell.workload.context_len, settings].append(cell.runtime_text)
+    return [
+        f"memfloor ab attention {model} {' '.join(f'--backend {name}' for name in names)} --context {length} {settings}"
+        for (model, length, settings), names in backends.items()
+    ]
+
+
 def anatomy_commands(anatomies: Sequence[Anatomy], comparisons: Sequence[Comparison] = ()) -> list[str]:
     """Return the commands that take the same anatomies again; those of a session's comparisons are left to theirs."""
     sessions = {comparison.session_id for comparison in comparisons}

@@ -10,12 +10,14 @@ from memfloor.record import Anatomy, Failure, Run, Skip
 from memfloor.report.compared import Compared
 from memfloor.report.sql_tables import (
     ANATOMIES,
+    ATTENTION,
     COMPARISONS,
     RUNS,
     STEPS,
     Columns,
     Row,
     anatomy_row,
+    attention_row,
     comparison_row,
     run_row,
     step_rows,
@@ -30,8 +32,9 @@ def run_query(
     anatomies: Sequence[Anatomy] = (),
     compared: Sequence[Compared] = (),
     ladders: Sequence[WeightLadder] = (),
+    attention: Sequence[Run | Failure | Skip] = (),
 ) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Answer one SELECT over the tables `runs`, `steps`, `anatomies`, `comparisons` and `weight_paths`.
+    """Answer one SELECT over the tables `runs`, `steps`, `anatomies`, `comparisons`, `weight_paths` and `attention`.
 
     Args:
         records: Valid records.
@@ -39,6 +42,7 @@ def run_query(
         anatomies: A row each.
         compared: A row each.
         ladders: A row for each of their paths.
+        attention: Records of attention backends, a row each; they are no steps.
 
     Raises:
         UsageError: DuckDB refuses the query, with its reason.
@@ -49,6 +53,7 @@ def run_query(
         "anatomies": (ANATOMIES, map(anatomy_row, anatomies)),
         "comparisons": (COMPARISONS, map(comparison_row, compared)),
         "weight_paths": (WEIGHT_PATHS, weight_path_rows(ladders)),
+        "attention": (ATTENTION, map(attention_row, attention)),
     }
     with duckdb.connect(":memory:") as connection:
         for name, (columns, rows) in tables.items():

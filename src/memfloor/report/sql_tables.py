@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from memfloor.floor import CONVENTIONS, step_traffic
+from memfloor.floor import CONVENTIONS
 from memfloor.record import Anatomy, Cell, Failure, Run, Skip, Timed
 from memfloor.report.breakdown import EXCESS, IDLE, entries_of
 from memfloor.report.compared import Compared
 from memfloor.report.matching import match_steps
+from memfloor.report.summary import floor_bytes
 
 Row = dict[str, Any]
 Columns = Mapping[str, str]
@@ -63,6 +64,19 @@ ANATOMIES: Columns = {
     **{line_column(line): "DOUBLE" for line in LEDGER_LINES},
     "reason": "VARCHAR",
 }
+ATTENTION: Columns = {
+    **OF_CELL,
+    "layers": "BIGINT",
+    # Of a layer, the mean over layers.
+    "p50_seconds": "DOUBLE",
+    "kv_bytes": "DOUBLE",
+    "ceiling_bytes_per_second": "DOUBLE",
+    "fraction_of_ceiling": "DOUBLE",
+    "error_relative_norm": "DOUBLE",
+    "error_max_abs": "DOUBLE",
+    "plan_seconds": "DOUBLE",
+    "reason": "VARCHAR",
+}
 COMPARISONS: Columns = {
     "record_id": "VARCHAR",
     "session_id": "VARCHAR",
@@ -114,6 +128,18 @@ def anatomy_row(anatomy: Anatomy) -> Row:
     return row | {"step_seconds": match.anatomy.p50_seconds, **lines}
 
 
+def attention_row(record: Run | Failure | Skip) -> Row:
+    """Return the row of `attention` for a run of a backend, or for what there is in place of one."""
+    if not isinstance(record, Run):
+        return run_row(record)
+    layers, timed, path = record.cell.spec.num_hidden_layers, _timed(record), record.path
+    row = _of_cell(record) | {name: timed[name] for name in timed if name in ATTENTION} | {"layers": layers}
+    row |= {"p50_seconds": record.p50_seconds / layers, "kv_bytes": timed["streamed_bytes"] / layers}
+    if path.output_error:
+        row |= {f"error_{name}": value for name, value in path.output_error.model_dump().items()}
+    return row | {"plan_seconds": path.plan_seconds}
+
+
 def comparison_row(compared: Compared) -> Row:
     """Return the row of `comparisons`; what was paired afterwards has no record and no question."""
     said, ratio, equal = compared.comparison, compared.ratio, compared.equal_bandwidth
@@ -154,7 +180,7 @@ def _of_cell(record: Run | Failure | Skip | Anatomy) -> Row:
 
 
 def _timed(taken: Timed) -> Row:
-    traffic = {name: step_traffic(taken.cell.spec, taken.cell.workload, name).total_bytes for name in CONVENTIONS}
+    traffic = floor_bytes(taken.cell)
     return {
         "device": taken.environment.device.name,
         "steps_per_call": taken.steps_per_call,

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from memfloor.floor import CONVENTIONS, step_traffic
+from memfloor.floor import CONVENTIONS, attention_traffic, step_traffic
 from memfloor.hardware import match_driver_name
 from memfloor.record import Cell, DeviceInfo, Failure, Protocol, Run, Skip, Timed
 from memfloor.stats import Estimate, coefficient_of_variation, estimate
@@ -114,8 +114,15 @@ def summarise_cell(runs: Sequence[Timed]) -> CellSummary:
         ceiling_bytes_per_second=estimate(runs, lambda run: run.ceiling_bytes_per_second),
         peak_bytes_per_second=peak,
         cv=coefficient_of_variation(runs, lambda run: run.p50_seconds),
-        fractions={name: _fraction(runs, cell, name, peak) for name in CONVENTIONS},
+        fractions={name: _fraction(runs, count, peak) for name, count in floor_bytes(cell).items()},
     )
+
+
+def floor_bytes(cell: Cell) -> dict[str, int]:
+    """Return the bytes that the part of a step which a cell runs must move, by convention; attention has but one."""
+    if cell.part == "attention":
+        return {"streamed": attention_traffic(cell.spec, cell.workload).total_bytes}
+    return {name: step_traffic(cell.spec, cell.workload, name).total_bytes for name in CONVENTIONS}
 
 
 def _cell_json(cell: Cell) -> dict[str, Any]:
@@ -129,8 +136,7 @@ def _cell_json(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _fraction(runs: Sequence[Timed], cell: Cell, convention: str, peak: float | None) -> Fraction:
-    total_bytes = step_traffic(cell.spec, cell.workload, convention).total_bytes
+def _fraction(runs: Sequence[Timed], total_bytes: int, peak: float | None) -> Fraction:
     return Fraction(
         total_bytes=total_bytes,
         ceiling=estimate(runs, lambda run: run.fraction_of_ceiling(total_bytes)),

@@ -53,7 +53,7 @@ def invalid_row(cell: InvalidCell) -> list[str]:
 
 
 def runtime_label(cell: Cell) -> str:
-    """Return the runtime with its options and formats, as far as they are not the study's own."""
+    """Return the runtime with its options, formats and part of a step, as far as they are not the study's own."""
     workload = cell.workload
     beside = unquantized(workload.weights)
     parts = [
@@ -61,6 +61,7 @@ def runtime_label(cell: Cell) -> str:
         f",head={workload.head}" if workload.head != beside else "",
         f",kv={workload.kv}" if workload.kv != beside else "",
         f" ({cell.arm})" if cell.arm else "",
+        f" {cell.part}" if cell.part != "step" else "",
     ]
     return cell.runtime_text + "".join(parts)
 

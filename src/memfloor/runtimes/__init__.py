@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 
 from memfloor.errors import UsageError
+from memfloor.record import Cell, StepPart
+from memfloor.runtimes.attention import BACKENDS
 from memfloor.runtimes.bitsandbytes import Bitsandbytes
 from memfloor.runtimes.engine import Engine
 from memfloor.runtimes.gptqmodel import GptqModel, GptqModelStatic
@@ -13,7 +15,7 @@ from memfloor.runtimes.hqq import Hqq
 from memfloor.runtimes.llama_cpp import LlamaCpp
 from memfloor.runtimes.onnxruntime_genai import OnnxRuntimeGenai
 from memfloor.runtimes.openvino import OpenVino
-from memfloor.runtimes.protocol import DecodeRequest, Runtime
+from memfloor.runtimes.protocol import DecodeRequest, Runtime, System
 from memfloor.runtimes.torchao import Torchao, TorchaoCompile
 
 REGISTRY: dict[str, type[Runtime]] = {
@@ -35,10 +37,21 @@ REGISTRY: dict[str, type[Runtime]] = {
     )
 }
 
-__all__ = ["REGISTRY", "DecodeRequest", "Runtime", "check_options", "find_runtime"]
+__all__ = [
+    "BACKENDS",
+    "REGISTRY",
+    "DecodeRequest",
+    "Runtime",
+    "System",
+    "check_options",
+    "find_attention",
+    "find_runtime",
+    "find_system",
+    "system_of",
+]
 
 
-def check_options(runtime: type[Runtime], options: Mapping[str, str]) -> None:
+def check_options(runtime: type[System], options: Mapping[str, str]) -> None:
     """Refuse options that a runtime does not have.
 
     Raises:
@@ -60,3 +73,32 @@ def find_runtime(name: str) -> type[Runtime]:
     if name not in REGISTRY:
         raise UsageError.unknown("runtime", name, REGISTRY)
     return REGISTRY[name]
+
+
+def find_attention(name: str) -> type[System]:
+    """Return an attention backend by name.
+
+    Raises:
+        UsageError: No backend has that name.
+    """
+    if name not in BACKENDS:
+        raise UsageError.unknown("attention backend", name, BACKENDS)
+    return BACKENDS[name]
+
+
+def find_system(name: str, part: StepPart) -> type[System]:
+    """Return what runs a part of a step by name.
+
+    Raises:
+        UsageError: Nothing has that name.
+    """
+    return find_attention(name) if part == "attention" else find_runtime(name)
+
+
+def system_of(cell: Cell) -> type[System]:
+    """Return what runs a cell.
+
+    Raises:
+        UsageError: Nothing has its name.
+    """
+    return find_system(cell.runtime, cell.part)

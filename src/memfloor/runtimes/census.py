@@ -47,3 +47,45 @@ def _kernel_key(operator: Any, device: str) -> Any:
     return next(
         (getattr(torch._C.DispatchKey, key) for key in _KERNEL_KEYS[device] if found(operator.name(), key)), None
     )
+
+
+def large_outputs(step: Callable[[], object], size_bytes: int) -> dict[str, int]:
+    """Run a step once and return how often each operator wrote so many bytes or more into memory of its own.
+
+    Views and what lies in an operator's own inputs do not count.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    counts: Counter[str] = Counter()
+
+    def buffers(tree: Any) -> dict[int, int]:
+        tensors = [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+        return {tensor.untyped_storage().data_ptr(): tensor.nbytes for tensor in tensors}
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            given = buffers((args, kwargs))
+            result = func(*args, **(kwargs or {}))
+            own = {address: size for address, size in buffers(result).items() if address not in given}
+            counts[func.name()] += sum(size >= size_bytes for size in own.values())
+            return result
+
+    with torch.no_grad(), Watch():  # type: ignore[no-untyped-call]
+        step()
+    return {name: count for name, count in sorted(counts.items()) if count}
+
+
+def device_kernels(step: Callable[[], object]) -> dict[str, int]:
+    """Run a step once under torch's profiler and return how often each kernel ran on the GPU.
+
+    Not for a process that is still to be timed: a profiler slows what comes after it.
+    """
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        step()
+        torch.cuda.synchronize()
+    return dict(sorted(Counter(event.name for event in seen.events() if "CUDA" in str(event.device_type)).items()))

@@ -1,19 +1,13 @@
 """Hugging Face transformers under torch.compile: the step of the static cache, compiled by Inductor as one graph."""
 
-import os
-import re
-import shutil
-import sysconfig
-from collections import Counter
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from memfloor.errors import UsageError
 from memfloor.record import Cell, ObservedPath
 from memfloor.runtimes.hf import HfEager
 from memfloor.runtimes.hf_static import HfStatic
+from memfloor.runtimes.inductor import compiled_graphs, kernel_calls, missing_compiler, triton_reason
 from memfloor.runtimes.protocol import DecodeRequest, TracedParts
 
 if TYPE_CHECKING:
@@ -26,10 +20,6 @@ MODES = ("default", GRAPH_MODE, "max-autotune-no-cudagraphs")
 BACKEND = "inductor"
 # The first compiles; with CUDA Graphs the second records and the third replays.
 WARM_STEPS = 3
-# A call of a kernel or of a library in the code that Inductor writes.
-KERNEL_CALL = re.compile(
-    r"^ +(?:\w+ = )?(cpp_fused\w*|triton_\w+|extern_kernels\.\w+|torch\.ops\.[\w.]+?)(?:\.run)?\(", re.MULTILINE
-)
 
 
 class HfCompile(HfStatic):
@@ -52,12 +42,11 @@ class HfCompile(HfStatic):
     @classmethod
     def unavailable_reason(cls, cell: Cell | None = None) -> str | None:
         """Say why transformers cannot run here, or this cell, or what torch.compile lacks."""
-        reason = super().unavailable_reason(cell) or _missing_compiler()
+        reason = super().unavailable_reason(cell) or missing_compiler()
         if reason is not None or cell is None:
             return reason
-        if cell.device == "cuda" and find_spec("triton") is None:
-            return "torch.compile needs triton on a GPU; pip install triton"
-        return "sliding-window attention recompiles" if cell.spec.num_sliding_layers else None
+        slides = "sliding-window attention recompiles" if cell.spec.num_sliding_layers else None
+        return triton_reason(cell.device) or slides
 
     @classmethod
     def launches_one_by_one(cls, cell: Cell) -> bool:
@@ -86,7 +75,7 @@ class HfCompile(HfStatic):
         )
         for _ in range(WARM_STEPS):
             self.step()
-        self._graphs_after_warm_up = _graphs()
+        self._graphs_after_warm_up = compiled_graphs()
         self.restart(first)
 
     def step(self) -> None:
@@ -121,12 +110,12 @@ class HfCompile(HfStatic):
         facts = self.facts() | {
             "launch": f"torch.compile, mode {self.mode}",
             "backend": BACKEND,
-            "graphs": str(_graphs()),
+            "graphs": str(compiled_graphs()),
             "graph_breaks": str(sum(counters["graph_break"].values())),
-            "recompiles_after_warm_up": str(_graphs() - self._graphs_after_warm_up),
+            "recompiles_after_warm_up": str(compiled_graphs() - self._graphs_after_warm_up),
             "cuda_graph_skips": str(counters["inductor"]["cudagraph_skips"]),
         }
-        return ObservedPath(operators=_kernel_calls(), facts=facts)
+        return ObservedPath(operators=kernel_calls(), facts=facts)
 
     def _choose_token(self) -> None:
         self.forward()
@@ -134,26 +123,3 @@ class HfCompile(HfStatic):
 
 def _mode(cell: Cell) -> str:
     return cell.options.get("mode", DEFAULT_MODES[cell.device])
-
-
-def _graphs() -> int:
-    from torch._dynamo.utils import counters
-
-    return int(counters["stats"]["unique_graphs"])
-
-
-def _kernel_calls() -> dict[str, int]:
-    # A run compiles one step in a process of its own, so that all code written belongs to it.
-    from torch._inductor.codecache import PyCodeCache
-
-    sources = [Path(str(module.__file__)).read_text() for module in PyCodeCache.modules]
-    return dict(sorted(Counter(call for source in sources for call in KERNEL_CALL.findall(source)).items()))
-
-
-def _missing_compiler() -> str | None:
-    compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler) is None:
-        return f"torch.compile needs a C++ compiler and finds no {compiler}; install one (Debian: apt install g++)"
-    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
-        return "torch.compile needs Python's headers; install them (Debian: apt install python3-dev)"
-    return None

@@ -24,10 +24,19 @@ def require_memory(cell: Cell) -> None:
     Raises:
         MemoryError: Weights, cache and reserve are larger than what is free, with both sizes.
     """
-    need, reserve, free = required_bytes(cell), reserve_bytes(cell.device), free_bytes(cell.device)
+    require_bytes(cell, required_bytes(cell), "weights and KV cache")
+
+
+def require_bytes(cell: Cell, need: int, what: str) -> None:
+    """Refuse to allocate bytes that cannot fit on the cell's device.
+
+    Raises:
+        MemoryError: They and the reserve are larger than what is free, with both sizes.
+    """
+    reserve, free = reserve_bytes(cell.device), free_bytes(cell.device)
     if need + reserve > free:
         raise MemoryError(
-            f"{cell.spec.name} needs {format_bytes(need)} for weights and KV cache and {format_bytes(reserve)} "
+            f"{cell.spec.name} needs {format_bytes(need)} for {what} and {format_bytes(reserve)} "
             f"beside them; {format_bytes(free)} is free on this {cell.device} device{_of_total(cell.device)}"
         )
 

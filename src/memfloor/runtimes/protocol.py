@@ -53,13 +53,13 @@ class TracedParts:
     timed_step: Callable[[], list[float]] | None = None
 
 
-class Runtime(Protocol):
-    """Decode one token per step; know nothing of clocks.
+class System(Protocol):
+    """Do the same work in every step, and say which path it took; know nothing of clocks.
 
-    A runtime's file imports its library inside its methods, so that the registry loads without it.
+    Its file imports its library inside its methods, so that the registry loads without it.
 
     Attributes:
-        name: What `--runtime` calls it.
+        name: What the command line calls it.
         summary: What it is, in a line.
         options: By option, the values it takes.
     """
@@ -73,24 +73,31 @@ class Runtime(Protocol):
 
     @classmethod
     def unavailable_reason(cls, cell: Cell | None = None) -> str | None:
-        """Say why this runtime cannot run here, or this cell; None if it can.
+        """Say why it cannot run here, or not this cell; None if it can.
 
         Without a cell the answer is about the machine and what is installed, and ends with the install line.
         """
-
-    @classmethod
-    def launches_one_by_one(cls, cell: Cell) -> bool:
-        """Tell whether each kernel of a step of this cell is launched on its own."""
 
     @classmethod
     def steps_per_call(cls, cell: Cell) -> int:
         """Return the decode steps that one call of `step` takes for this cell: 1, unless its options say otherwise."""
 
     def prepare(self) -> None:
-        """Load weights and fill the KV cache up to `start_len` tokens."""
+        """Allocate and fill everything that steps read, such as weights and the KV cache up to `start_len` tokens."""
 
     def step(self) -> None:
-        """Take the decode steps of one call, a token each; on a GPU this may return before the device has finished."""
+        """Take the steps of one call; on a GPU this may return before the device has finished."""
+
+    def observed_path(self) -> ObservedPath:
+        """Take one more step and report what it really ran; called after the last timed step."""
+
+
+class Runtime(System, Protocol):
+    """Decode one token per step."""
+
+    @classmethod
+    def launches_one_by_one(cls, cell: Cell) -> bool:
+        """Tell whether each kernel of a step of this cell is launched on its own."""
 
     def outputs(self, steps: int) -> Outputs:
         """Take the next steps and return what they gave; waits for the device."""
@@ -107,9 +114,6 @@ class Runtime(Protocol):
         Returns:
             Logits [T, V], of the first sequence.
         """
-
-    def observed_path(self) -> ObservedPath:
-        """Take one more step and report what it really ran; called after the last timed step."""
 
     def traced_parts(self) -> TracedParts | None:
         """Return what an anatomy can tell the kernels of a prepared step by; None if no trace can see them."""

@@ -89,12 +89,11 @@ def build(cell: Cell, start_len: int, max_len: int, seed: int, report: Callable[
 
     from memfloor.engine.cuda.kv_cache import fill_cache
     from memfloor.engine.cuda.model import DecodeModel
-    from memfloor.engine.kernels.dependency import MODES
 
     report("loading weights")
     device = torch.device("cuda", torch.cuda.current_device())
     shapes = launch_shapes(cell)
-    weights, pdl = _load_weights(cell, device, seed), MODES[_pdl(cell)]
+    weights, pdl = _load_weights(cell, device, seed), pdl_mode(cell)
     model = DecodeModel(cell.spec, weights, max_len, shapes, pdl, cell.workload.kv)
     report("filling the KV cache")
     if cell.prefill:
@@ -165,6 +164,13 @@ def _kv_reason(cell: Cell) -> str | None:
     if cell.workload.kv != "fp8" or torch.cuda.get_device_capability() >= FP8_CAPABILITY:
         return None
     return "an fp8 KV cache needs compute capability 8.9"
+
+
+def pdl_mode(cell: Cell) -> int:
+    """Return a cell's mode of programmatic dependent launch on the current GPU, as `kernels.dependency` has it."""
+    from memfloor.engine.kernels.dependency import MODES
+
+    return MODES[_pdl(cell)]
 
 
 def _pdl(cell: Cell) -> str:
