@@ -71,7 +71,7 @@ class Contents:
 
     def of_session(self, session_id: str) -> "Contents":
         """Return the records of one session."""
-        return Contents([record for record in self.every if record.session_id == session_id], self.unreadable)
+        return replace(self, every=[record for record in self.every if record.session_id == session_id])
 
     @property
     def qualities(self) -> list[Quality]:
