@@ -62,6 +62,17 @@ def test_all_paths_of_a_block_share_one_run_of_the_baseline(ladder, tmp_path):
         assert len({cell.workload.context_len for cell in taken[:3]}) == 1
 
 
+def test_a_ladder_that_lacks_a_run_is_gone_on_with_and_a_whole_one_taken_anew(ladder, tmp_path):
+    asked = ("--runs", 1, "--context", 64)
+    ladder(*asked)
+    next(path for path in tmp_path.glob("*_run000_*.json") if "int8" in path.name).unlink()
+    done, _ = ladder(*asked)
+    assert "goes on with a session" in done.err
+    assert [len(Store(tmp_path).contents().comparisons), len(Store(tmp_path).contents().runs)] == [2, 3]
+    ladder(*asked)
+    assert [len(Store(tmp_path).contents().comparisons), len(Store(tmp_path).contents().runs)] == [4, 6]
+
+
 def test_a_path_that_cannot_run_is_given_up_and_costs_no_other(memfloor, tiny_model, tmp_path):
     # Neither of both runs batches, and the baseline does.
     paths = ("--path", "engine-bf16", "--path", "engine-int8")
