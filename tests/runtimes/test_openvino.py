@@ -8,7 +8,8 @@ import torch
 from memfloor.errors import UsageError
 from memfloor.floor import step_traffic
 from memfloor.runtimes import DecodeRequest, find_runtime
-from memfloor.runtimes.openvino import COMPRESSIONS, build_model, cell_reason, taken_path
+from memfloor.runtimes.openvino import cell_reason, taken_path
+from memfloor.runtimes.openvino_weights import COMPRESSIONS, build_model
 from memfloor.spec import load_model, model_names
 
 LLAMA3 = {

@@ -18,6 +18,12 @@ INT8 = {"weights": "int8", "head": "int8"}
 INT4 = {"weights": "int4-g128", "head": "int4-g128"}
 INT4_G32 = {"weights": "int4-g32", "head": "int4-g32"}
 Q8_0 = {"weights": "int8-g32", "head": "int8-g32"}
+Q4_K_M = {"weights": "q4-k-m", "head": "q4-k-m"}
+EXLLAMA = {"weights": "int4-g128-zp", "head": "fp16", "kv": "fp16"}
+NNCF_INT8 = {"weights": "nncf-int8-asym", "head": "nncf-int8-asym"}
+NNCF_INT4 = {"weights": "nncf-int4-sym-g128", "head": "nncf-int8-asym"}
+ORT_INT8 = {"weights": "ort-int8-g32", "head": "ort-int8-g32", "kv": "fp32"}
+ORT_INT4 = {"weights": "ort-int4-g32", "head": "ort-int4-g32", "kv": "fp32"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,24 @@ PATHS: dict[str, WeightPath] = {
     "llama-cpp-bf16": WeightPath("llama-cpp", {}, ("cpu",)),
     "llama-cpp-q8_0": WeightPath("llama-cpp", Q8_0, ("cpu",)),
     "llama-cpp-q4_0": WeightPath("llama-cpp", INT4_G32, ("cpu",)),
+    "llama-cpp-q4_k_m": WeightPath("llama-cpp", Q4_K_M, ("cpu",)),
+    "bnb-nf4": WeightPath("bitsandbytes", {"weights": "nf4"}),
+    "bnb-nf4-g64": WeightPath("bitsandbytes", {"weights": "nf4-g64"}, ("cpu",)),
+    "bnb-int8": WeightPath("bitsandbytes", {"weights": "int8"}),
+    "torchao-int8": WeightPath("torchao", {"weights": "int8"}),
+    "torchao-fp8": WeightPath("torchao", {"weights": "fp8"}),
+    "torchao-int4": WeightPath("torchao", {"weights": "int4-g128"}, ("cpu",)),
+    "torchao-int4-k1024": WeightPath("torchao", {"weights": "int4-g128-k1024"}, ("cuda",)),
+    "hqq-int4": WeightPath("hqq", {"weights": "int4-g64"}),
+    "awq-marlin": WeightPath("gptqmodel", {"kernel": "marlin-awq", "weights": "int4-g128-zp"}, ("cuda",)),
+    "gptq-marlin": WeightPath("gptqmodel", {"kernel": "marlin-gptq", "weights": "int4-g128-sym"}, ("cuda",)),
+    "gptq-exllamav2": WeightPath("gptqmodel", {"kernel": "exllamav2", **EXLLAMA}, ("cuda",)),
+    "gptq-aten": WeightPath("gptqmodel", {"kernel": "aten-gptq", "weights": "int4-g128"}, ("cpu",)),
+    "openvino-bf16": WeightPath("openvino", {}, ("cpu",)),
+    "openvino-int8": WeightPath("openvino", NNCF_INT8, ("cpu",)),
+    "openvino-int4": WeightPath("openvino", NNCF_INT4, ("cpu",)),
+    "onnxruntime-int8": WeightPath("onnxruntime-genai", ORT_INT8, ("cpu",)),
+    "onnxruntime-int4": WeightPath("onnxruntime-genai", ORT_INT4, ("cpu",)),
     "engine-bf16": WeightPath("engine"),
     "engine-int8": WeightPath("engine", INT8),
     "engine-fp8": WeightPath("engine", {"weights": "fp8", "head": "fp8"}, ("cuda",)),

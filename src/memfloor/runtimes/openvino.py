@@ -1,27 +1,22 @@
 """OpenVINO on the CPU: a stateful model whose weights NNCF compressed, one inference per step."""
 
 import hashlib
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memfloor.engine.checkpoint import Checkpoint
 from memfloor.engine.cpu.native import allowed_cpus
-from memfloor.engine.random_tensors import RandomTensors
 from memfloor.engine.rope import rope_reason
 from memfloor.errors import UsageError
 from memfloor.floor import check_context, projections
 from memfloor.record import Cell, ObservedPath, Outputs
 from memfloor.runtimes.memory import require_memory
-from memfloor.runtimes.openvino_graph import build_graph
+from memfloor.runtimes.openvino_weights import COMPRESSIONS, build_model
 from memfloor.runtimes.protocol import DecodeRequest
 from memfloor.spec import unquantized
 
@@ -42,30 +37,6 @@ RECORDED = (
 # Nodes that run nothing.
 NO_KERNELS = ("Const", "Input", "Output")
 PREFILL_CHUNK_TOKENS = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Compression:
-    """Say how NNCF compresses the weights of a format.
-
-    Attributes:
-        mode: NNCF's name of it.
-        group_size: Weights along K that share a scale; None stands for a whole row.
-        head: Format of the head and of the embedding table, which NNCF keeps in 8 bits unless told to do otherwise.
-        reads: The plugin's names of the types that matrices and head are then read in.
-    """
-
-    mode: str
-    group_size: int | None
-    head: str
-    reads: tuple[str, ...]
-
-
-COMPRESSIONS = {
-    "nncf-int8-sym": Compression("INT8_SYM", None, "nncf-int8-sym", ("i8",)),
-    "nncf-int8-asym": Compression("INT8_ASYM", None, "nncf-int8-asym", ("u8",)),
-    "nncf-int4-sym-g128": Compression("INT4_SYM", 128, "nncf-int8-asym", ("i4", "u8")),
-}
 
 
 class OpenVino:
@@ -239,23 +210,6 @@ def _machine_reason(cell: Cell) -> str | None:
     asked = {unquantized(cell.workload.weights), cell.workload.kv} - {"fp32"}
     missing = sorted(name for name in asked if name.upper() not in capabilities)
     return f"this processor has no {missing[0]} for OpenVINO" if missing else None
-
-
-def build_model(cell: Cell, seed: int) -> "openvino.Model":
-    """Return the graph of a cell with its weights in the cell's format."""
-    spec, weights = cell.spec, cell.workload.weights
-    source = Checkpoint(Path(cell.weights_from), spec) if cell.weights_from else RandomTensors(spec, seed)
-    model = build_graph(spec, unquantized(weights), source)
-    if weights not in COMPRESSIONS:
-        return model
-    import nncf
-
-    nncf.set_log_level(logging.ERROR)
-    asked = COMPRESSIONS[weights]
-    compressed: openvino.Model = nncf.compress_weights(
-        model, mode=nncf.CompressWeightsMode[asked.mode], group_size=asked.group_size
-    )
-    return compressed
 
 
 def _settings(cell: Cell) -> dict[str, str | int]:
