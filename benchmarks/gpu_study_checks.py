@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 QUANTISED = "test_every_way_to_launch_gives_the_same_bits or test_logits_agree_with_float32_over"
 CHOSEN = {
     "bf16": (
-        "(test_logits_agree_with_float32 and qwen2.5-7b-2-2048 and not flags)"
+        "(test_logits_agree_with_float32 and (qwen2.5-7b-2-bf16-2048 or qwen2.5-7b-1-fp8-2048) and not flags)"
         " or (test_every_launch_gives_the_bits and not flags)"
     ),
     **{name: f"[{name} and ({QUANTISED})" for name in ("int8", "fp8", "int4-g128")},

@@ -40,7 +40,11 @@ def test_each_format_is_checked_for_its_logits_and_for_its_bits():
     bf16, *quantised = json.loads(done.stdout)
     launches = ("eager-1", "graph-1", "graph-8")
     assert set(bf16) == {
-        *(f"test_logits_agree_with_float32[{pdl}-qwen2.5-7b-2-2048]" for pdl in ("off", "preload")),
+        *(
+            f"test_logits_agree_with_float32[{pdl}-qwen2.5-7b-{layers}-{kv}-2048]"
+            for pdl in ("off", "preload")
+            for layers, kv in ((2, "bf16"), (1, "fp8"))
+        ),
         *(
             f"test_every_launch_gives_the_bits_of_eager_without_overlap[{pdl}-{launch}]"
             for pdl in ("off", "preload")

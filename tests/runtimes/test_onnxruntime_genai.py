@@ -145,7 +145,7 @@ def test_a_cache_beyond_the_models_positions_is_refused(asked, comparator):
 @pytest.mark.parametrize("library", ["onnxruntime_genai", "onnx"])
 def test_a_missing_library_is_a_reason_with_the_install_line(monkeypatch, library):
     missing = {library: None}
-    monkeypatch.setattr("memfloor.runtimes.onnxruntime_genai.find_spec", lambda name: missing.get(name, name))
+    monkeypatch.setattr("memfloor.runtimes.library.find_spec", lambda name: missing.get(name, name))
     reason = find_runtime("onnxruntime-genai").unavailable_reason()
     assert reason == f"{library} is not installed; pip install 'memfloor[torch,onnxruntime-genai]'"
 

@@ -173,7 +173,7 @@ def test_another_release_of_openvino_is_a_reason(monkeypatch, comparator):
 
 @pytest.mark.parametrize("library", ["openvino", "nncf"])
 def test_a_missing_library_is_a_reason_with_the_install_line(monkeypatch, library):
-    monkeypatch.setattr("memfloor.runtimes.openvino.find_spec", lambda name: None if name == library else name)
+    monkeypatch.setattr("memfloor.runtimes.library.find_spec", lambda name: None if name == library else name)
     assert (
         find_runtime("openvino").unavailable_reason() == f"{library} is not installed; pip install 'memfloor[openvino]'"
     )

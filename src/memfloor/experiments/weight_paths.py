@@ -54,6 +54,8 @@ PATHS: dict[str, WeightPath] = {
     "bnb-nf4-g64": WeightPath("bitsandbytes", {"weights": "nf4-g64"}, ("cpu",)),
     "bnb-int8": WeightPath("bitsandbytes", {"weights": "int8"}),
     "torchao-int8": WeightPath("torchao", {"weights": "int8"}),
+    "torchao-int8-compiled": WeightPath("torchao-compile", {"weights": "int8"}),
+    "torchao-int4-compiled": WeightPath("torchao-compile", {"weights": "int4-g128"}, ("cpu",)),
     "torchao-fp8": WeightPath("torchao", {"weights": "fp8"}),
     "torchao-int4": WeightPath("torchao", {"weights": "int4-g128"}, ("cpu",)),
     "torchao-int4-k1024": WeightPath("torchao", {"weights": "int4-g128-k1024"}, ("cuda",)),

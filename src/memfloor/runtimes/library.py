@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
@@ -42,8 +43,8 @@ class Library:
         return f"{self.name} {found} was not tried; {install}, which needs {self._range()}"
 
     def _missing(self) -> str | None:
-        missing = [name for name in self.only_found if find_spec(name) is None]
-        return f"{missing[0]} is not installed" if missing else None
+        missing = first_missing(self.only_found)
+        return f"{missing} is not installed" if missing else None
 
     def _not_loading(self) -> str | None:
         try:
@@ -58,6 +59,19 @@ class Library:
     def _range(self) -> str:
         lowest, highest = (".".join(map(str, numbers)) for numbers in (self.at_least, self.below))
         return f"{self.package or self.name}>={lowest},<{highest}"
+
+
+def first_missing(names: Iterable[str]) -> str | None:
+    """Return the first module that cannot be found, without importing any; None if all can."""
+    return next((name for name in names if not _is_found(name)), None)
+
+
+def _is_found(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:
+        # Of a package above it, or of an importer that blocks it.
+        return False
 
 
 def _numbers(found: str) -> tuple[int, ...]:

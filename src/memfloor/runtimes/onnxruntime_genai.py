@@ -10,7 +10,6 @@ import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any, ClassVar
@@ -23,6 +22,7 @@ from memfloor.errors import UsageError
 from memfloor.floor import check_context
 from memfloor.record import Cell, ObservedPath, Outputs
 from memfloor.runtimes.hf import load_model
+from memfloor.runtimes.library import first_missing
 from memfloor.runtimes.memory import require_memory
 from memfloor.runtimes.protocol import DecodeRequest
 from memfloor.spec import unquantized
@@ -54,9 +54,9 @@ class OnnxRuntimeGenai:
     @classmethod
     def unavailable_reason(cls, cell: Cell | None = None) -> str | None:
         """Say why ONNX Runtime GenAI cannot run here, or not this cell."""
-        for library in LIBRARIES:
-            if find_spec(library) is None:
-                return f"{library} is not installed; pip install 'memfloor[torch,onnxruntime-genai]'"
+        missing = first_missing(LIBRARIES)
+        if missing:
+            return f"{missing} is not installed; pip install 'memfloor[torch,onnxruntime-genai]'"
         found = version("onnxruntime-genai")
         if tuple(map(int, found.split(".")[:2])) != RELEASE:
             return f"onnxruntime-genai {found} was not tried; pip install 'memfloor[onnxruntime-genai]' brings 0.18"

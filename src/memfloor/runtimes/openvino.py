@@ -4,7 +4,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -15,6 +14,7 @@ from memfloor.engine.rope import rope_reason
 from memfloor.errors import UsageError
 from memfloor.floor import check_context, projections
 from memfloor.record import Cell, ObservedPath, Outputs
+from memfloor.runtimes.library import first_missing
 from memfloor.runtimes.memory import require_memory
 from memfloor.runtimes.openvino_weights import COMPRESSIONS, build_model
 from memfloor.runtimes.protocol import DecodeRequest
@@ -60,9 +60,9 @@ class OpenVino:
     @classmethod
     def unavailable_reason(cls, cell: Cell | None = None) -> str | None:
         """Say why OpenVINO cannot run here, or not this cell."""
-        for library in LIBRARIES:
-            if find_spec(library) is None:
-                return f"{library} is not installed; pip install 'memfloor[openvino]'"
+        missing = first_missing(LIBRARIES)
+        if missing:
+            return f"{missing} is not installed; pip install 'memfloor[openvino]'"
         release = tuple(map(int, version("openvino").split(".")[:2]))
         if not FIRST_RELEASE <= release < BEYOND_RELEASE:
             return f"openvino {version('openvino')} was not tried; pip install 'memfloor[openvino]' brings one that was"
