@@ -160,7 +160,9 @@ def build_files(cell: Cell, seed: int, folder: Path) -> None:
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
-    plain = cell.workload.model_copy(update={"weights": unquantized(cell.workload.weights)})
+    # The head comes in the weights' format.
+    dtype = unquantized(cell.workload.weights)
+    plain = cell.workload.model_copy(update={"weights": dtype, "head": dtype})
     logging.getLogger("onnxruntime.quantization").setLevel(logging.ERROR)
     # It prints what it does, and a bar of its progress.
     with TemporaryDirectory(prefix="memfloor-") as source, _silence():
