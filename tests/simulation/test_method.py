@@ -51,7 +51,8 @@ def test_intervals_cover_as_often_as_their_number_of_runs_lets_them():
         for machine in ("gpu, eager, busy", "gpu, eager, host-bound", "cpu, eager"):
             lines = STUDY["ledgers"][machine]["anatomies"][count]
             assert all(line["coverage"] > share - error for line in lines.values()), (machine, count)
-        assert STUDY["steps"][count]["ratio coverage"] > 0.95 - error
+        # A t interval holds the truth as often as it says; 300 studies tell that within 4 points.
+        assert STUDY["steps"][count]["ratio coverage"] > 0.91
 
 
 def test_matching_steps_by_their_bandwidth_takes_the_two_states_out():
