@@ -82,13 +82,13 @@ def test_logits_are_those_of_transformers(ready, tiny, checkpoint, family, chang
 @pytest.mark.comparators
 @pytest.mark.parametrize(("weights", "bound"), [("ort-int8-g32", 0.15), ("ort-int4-g32", 1.0)])
 def test_quantised_files_hold_the_bytes_of_the_floor_and_stay_near(ready, tiny, checkpoint, tmp_path, weights, bound):
-    import onnx
-
     spec = tiny("qwen2")
     folder, tokens = checkpoint(spec), some_tokens()
     system = ready(spec=spec, weights=weights, start_len=0, max_steps=13, weights_from=str(folder))
     cell = system.request.cell
     build_files(cell, 0, tmp_path / "built")
+    import onnx
+
     graph = onnx.load(tmp_path / "built" / "model.onnx").graph
     names = ("_Q4", "_Q8", "weight_scales")
     sizes = [len(tensor.raw_data) for tensor in graph.initializer if tensor.name.endswith(names)]
