@@ -1,7 +1,6 @@
 """llama.cpp through llama-cpp-python, on the CPU: the weights in its own file format, one low-level call per step."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, ClassVar
@@ -13,7 +12,7 @@ from memfloor.engine.checkpoint import Checkpoint
 from memfloor.engine.cpu.native import allowed_cpus
 from memfloor.errors import UsageError
 from memfloor.floor import check_context
-from memfloor.record import Cell, ObservedPath, Outputs
+from memfloor.record import Cell, ObservedPath
 from memfloor.runtimes.gguf_file import (
     ARCHITECTURES,
     FILE_TYPES,
@@ -25,6 +24,7 @@ from memfloor.runtimes.gguf_file import (
     write_gguf,
 )
 from memfloor.runtimes.memory import require_memory
+from memfloor.runtimes.one_call import OneCallRuntime
 from memfloor.runtimes.protocol import DecodeRequest
 from memfloor.spec import ModelSpec
 
@@ -36,7 +36,7 @@ KV_TYPES = {"fp16": 1, "bf16": 30}
 LAYERS_OF_70B = 80
 
 
-class LlamaCpp:
+class LlamaCpp(OneCallRuntime):
     """Decode at batch 1 with llama.cpp's own kernels.
 
     Options: `flash` = on (default, and what llama.cpp chooses by itself on a CPU) or off.
@@ -69,19 +69,6 @@ class LlamaCpp:
             return f"llama-cpp-python does not load ({error}); install it again on this machine"
         return None if cell is None else cell_reason(cell)
 
-    @classmethod
-    def launches_one_by_one(cls, cell: Cell) -> bool:
-        """Tell that one native call runs the whole step."""
-        return False
-
-    @classmethod
-    def steps_per_call(cls, cell: Cell) -> int:
-        """Return one: each call decodes a token."""
-        return 1
-
-    def traced_parts(self) -> None:
-        """Return nothing: no profiler sees the operators of llama.cpp."""
-
     def prepare(self) -> None:
         """Write the model's file, load it, delete it, and fill the KV cache up to `start_len` tokens."""
         from memfloor.runtimes.llama_context import LlamaContext, LlamaModel
@@ -101,22 +88,9 @@ class LlamaCpp:
         self.token = self._prepared().decode(self.token, self.position)
         self.position += 1
 
-    def outputs(self, steps: int) -> Outputs:
-        """Take the next steps and return their tokens and a digest of the last logits."""
-        context, tokens = self._prepared(), []
-        for _ in range(steps):
-            self.step()
-            tokens.append((self.token,))
-        return Outputs(tokens=tuple(tokens), logits_sha256=hashlib.sha256(context.logits().tobytes()).hexdigest())
-
-    def forced_logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Feed each token in a step of its own and return the logits that follow each, [T, V]."""
-        context, rows = self._prepared(), []
-        for token in tokens:
-            context.decode(token, self.position)
-            self.position += 1
-            rows.append(context.logits())
-        return np.stack(rows)
+    def last_logits(self) -> NDArray[np.float32]:
+        """Return the last step's logits, [V]."""
+        return self._prepared().logits()
 
     def observed_path(self) -> ObservedPath:
         """Take one more step in a second context that counts its operators."""

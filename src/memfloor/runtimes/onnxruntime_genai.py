@@ -1,14 +1,13 @@
 """ONNX Runtime GenAI on the CPU: a model from its own builder, one call of its generator per step."""
 
 import contextlib
-import hashlib
 import io
 import json
 import logging
 import shutil
 import weakref
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
@@ -20,10 +19,11 @@ from numpy.typing import NDArray
 from memfloor.engine.cpu.native import allowed_cpus
 from memfloor.errors import UsageError
 from memfloor.floor import check_context
-from memfloor.record import Cell, ObservedPath, Outputs
+from memfloor.record import Cell, ObservedPath
 from memfloor.runtimes.hf import load_model
 from memfloor.runtimes.library import first_missing
 from memfloor.runtimes.memory import require_memory
+from memfloor.runtimes.one_call import OneCallRuntime
 from memfloor.runtimes.protocol import DecodeRequest
 from memfloor.spec import unquantized
 
@@ -35,7 +35,7 @@ PRECISIONS = {"fp32": "fp32", "ort-int8-g32": "int8", "ort-int4-g32": "int4"}
 ROPE_TYPES = ("default", "llama3")
 
 
-class OnnxRuntimeGenai:
+class OnnxRuntimeGenai(OneCallRuntime):
     """Decode at batch 1 with ONNX Runtime's CPU kernels, driven by its GenAI generator."""
 
     name: ClassVar[str] = "onnxruntime-genai"
@@ -62,19 +62,6 @@ class OnnxRuntimeGenai:
             return f"onnxruntime-genai {found} was not tried; pip install 'memfloor[onnxruntime-genai]' brings 0.18"
         return None if cell is None else cell_reason(cell)
 
-    @classmethod
-    def launches_one_by_one(cls, cell: Cell) -> bool:
-        """Tell that one native call runs the whole step."""
-        return False
-
-    @classmethod
-    def steps_per_call(cls, cell: Cell) -> int:
-        """Return one: each call decodes a token."""
-        return 1
-
-    def traced_parts(self) -> None:
-        """Return nothing: no profiler of torch sees the operators of ONNX Runtime."""
-
     def prepare(self) -> None:
         """Build the model's files, load them, and fill the KV cache by a prefill of `start_len` random tokens."""
         cell = self.request.cell
@@ -99,22 +86,9 @@ class OnnxRuntimeGenai:
         self._logits = generator.get_logits()[0, -1]
         self.token = int(self._logits.argmax())
 
-    def outputs(self, steps: int) -> Outputs:
-        """Take the next steps and return their tokens and a digest of the last logits."""
-        tokens = []
-        for _ in range(steps):
-            self.step()
-            tokens.append((self.token,))
-        return Outputs(tokens=tuple(tokens), logits_sha256=hashlib.sha256(self._logits.tobytes()).hexdigest())
-
-    def forced_logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Decode the given tokens one a step from where the prepared cache ends; return what follows each, [T, V]."""
-        logits = []
-        for token in tokens:
-            self.token = token
-            self.step()
-            logits.append(self._logits.copy())
-        return np.stack(logits)
+    def last_logits(self) -> NDArray[np.float32]:
+        """Return the last step's logits, [V]."""
+        return self._logits
 
     def cached_len(self) -> int:
         """Return the number of tokens in the KV cache."""

@@ -1,8 +1,7 @@
 """OpenVINO on the CPU: a stateful model whose weights NNCF compressed, one inference per step."""
 
-import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,9 +12,10 @@ from memfloor.engine.cpu.native import allowed_cpus
 from memfloor.engine.rope import rope_reason
 from memfloor.errors import UsageError
 from memfloor.floor import check_context, projections
-from memfloor.record import Cell, ObservedPath, Outputs
+from memfloor.record import Cell, ObservedPath
 from memfloor.runtimes.library import first_missing
 from memfloor.runtimes.memory import require_memory
+from memfloor.runtimes.one_call import OneCallRuntime
 from memfloor.runtimes.openvino_weights import COMPRESSIONS, build_model
 from memfloor.runtimes.protocol import DecodeRequest
 from memfloor.spec import unquantized
@@ -39,7 +39,7 @@ NO_KERNELS = ("Const", "Input", "Output")
 PREFILL_CHUNK_TOKENS = 512
 
 
-class OpenVino:
+class OpenVino(OneCallRuntime):
     """Decode at batch 1 with OpenVINO's CPU plugin, its KV cache in states of the model.
 
     The plugin is what OpenVINO GenAI runs too. Its pipeline needs a tokenizer and picks tokens itself: it is left out.
@@ -68,19 +68,6 @@ class OpenVino:
             return f"openvino {version('openvino')} was not tried; pip install 'memfloor[openvino]' brings one that was"
         return None if cell is None else cell_reason(cell) or _machine_reason(cell)
 
-    @classmethod
-    def launches_one_by_one(cls, cell: Cell) -> bool:
-        """Tell that one native call runs the whole step."""
-        return False
-
-    @classmethod
-    def steps_per_call(cls, cell: Cell) -> int:
-        """Return one: each call decodes a token."""
-        return 1
-
-    def traced_parts(self) -> None:
-        """Return nothing: no profiler sees the operators of OpenVINO."""
-
     def prepare(self) -> None:
         """Build the model, compile it, and fill its states up to `start_len` tokens."""
         import openvino
@@ -98,22 +85,9 @@ class OpenVino:
         self._feed(np.array([[self.token]], np.int64))
         self.token = int(self._logits.argmax())
 
-    def outputs(self, steps: int) -> Outputs:
-        """Take the next steps and return their tokens and a digest of the last logits."""
-        tokens = []
-        for _ in range(steps):
-            self.step()
-            tokens.append((self.token,))
-        return Outputs(tokens=tuple(tokens), logits_sha256=hashlib.sha256(self._logits.tobytes()).hexdigest())
-
-    def forced_logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Decode the given tokens one a step from where the prepared cache ends; return what follows each, [T, V]."""
-        logits = []
-        for token in tokens:
-            self.token = token
-            self.step()
-            logits.append(self._logits.copy())
-        return np.stack(logits)
+    def last_logits(self) -> NDArray[np.float32]:
+        """Return the last step's logits, [V]."""
+        return self._logits
 
     def observed_path(self) -> ObservedPath:
         """Take one more step and count the kernels of the compiled graph."""
