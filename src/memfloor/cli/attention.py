@@ -16,7 +16,7 @@ from memfloor.cli.measure import (
     time_limit,
 )
 from memfloor.cli.output import print_json, print_text, print_wide_table
-from memfloor.cli.parse import parse_counts, parse_runtime
+from memfloor.cli.parse import check_margin, parse_counts, parse_runtime
 from memfloor.cli.progress import SessionProgress
 from memfloor.errors import UsageError
 from memfloor.record import Store
@@ -97,8 +97,7 @@ def _reasons(found: Attention) -> list[str]:
 
 
 def _check(margin: float, options: RunOptions) -> None:
-    if not 0 < margin < 1:
-        raise UsageError(f"margin must be above 0 and below 1, not {margin}")
+    check_margin(margin)
     given = [name for name in OTHER_OPTIONS if getattr(options, name) != getattr(DEFAULTS, name)]
     if given:
         raise UsageError(f"--{given[0].replace('_', '-')} does not shape attention, which reads a KV cache in bf16")

@@ -9,12 +9,14 @@ from cyclopts import Parameter
 
 from memfloor.cli.measure import EXIT_NOTHING_MEASURED, EXIT_REFUSED, RunOptions, protocol, run_count, time_limit
 from memfloor.cli.output import one_or_list, print_json, print_text, print_wide_table
+from memfloor.cli.parse import check_margin
 from memfloor.cli.progress import SessionProgress
 from memfloor.errors import UsageError
 from memfloor.record import DifferingField, Question, Store
 
 if TYPE_CHECKING:
     from memfloor.experiments.comparing import Pair, Terms
+    from memfloor.experiments.session import Session
     from memfloor.report.compared import Compared
 
 
@@ -49,20 +51,31 @@ def run_comparisons(
         options: How runs are taken.
         default_runs: Blocks unless the options give them.
     """
-    from memfloor.experiments.comparing import observe_arms, open_session, take_comparisons
+    from memfloor.experiments.comparing import observe_arms
     from memfloor.report.compared import compare
 
     terms = terms_of(question, agreed, options, default_runs, pairs[0].baseline.device)
-    limit = time_limit(options)
-    store = Store(options.out)
+    store, session = take_session(pairs, terms, options)
+    session = observe_arms(session, store, time_limit(options), say)
+    _show(compare(session.comparisons, session.observations, session.records), question, options)
+
+
+def take_session(pairs: Sequence["Pair"], terms: "Terms", options: RunOptions) -> "tuple[Store, Session]":
+    """Say what is compared, or take up a session that said the same, and take its runs; return it with its store."""
+    from memfloor.experiments.comparing import open_session, take_comparisons
+
+    limit, store = time_limit(options), Store(options.out)
     store.open_for_writing()
     session = open_session(pairs, terms, store)
     if session.records:
-        print(f"memfloor: goes on with a session of {session.comparisons[0].taken_at}", file=sys.stderr)
+        say(f"goes on with a session of {session.comparisons[0].taken_at}")
     with SessionProgress() as progress:
-        session = take_comparisons(session, store, progress, limit)
-    session = observe_arms(session, store, limit, lambda phase: print(f"memfloor: {phase}", file=sys.stderr))
-    _show(compare(session.comparisons, session.observations, session.records), question, options)
+        return store, take_comparisons(session, store, progress, limit)
+
+
+def say(phase: str) -> None:
+    """Tell on standard error what is done."""
+    print(f"memfloor: {phase}", file=sys.stderr)
 
 
 def terms_of(question: Question, agreed: Agreed, options: RunOptions, default_runs: int, device: str) -> "Terms":
@@ -123,7 +136,6 @@ def _lines(compared: "Compared", question: str) -> list[str]:
 
 
 def _check(agreed: Agreed) -> None:
-    if not 0 < agreed.margin < 1:
-        raise UsageError(f"margin must be above 0 and below 1, not {agreed.margin}")
+    check_margin(agreed.margin)
     if agreed.expect_null_below is not None and not agreed.expect_null_below > 1:
         raise UsageError(f"expect-null-below must be above 1, not {agreed.expect_null_below}")

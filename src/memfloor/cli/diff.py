@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from memfloor.cli.output import print_json, print_text, print_wide_table
+from memfloor.cli.parse import check_margin
 from memfloor.cli.records import read_store
 from memfloor.errors import UsageError
 from memfloor.record import Failure, Run, Skip
@@ -45,8 +46,7 @@ def diff(
     """
     from memfloor.report.difference import differences
 
-    if not 0 < margin < 1:
-        raise UsageError(f"margin must be above 0 and below 1, not {margin:g}")
+    check_margin(margin)
     found = differences(_records(before), _records(after), margin)
     if json:
         print_json(

@@ -31,6 +31,16 @@ def parse_runtime(text: str) -> tuple[str, dict[str, str]]:
     return name, options
 
 
+def check_margin(margin: float) -> None:
+    """Refuse a margin that is no share between nothing and all.
+
+    Raises:
+        UsageError: It is not above 0 and below 1.
+    """
+    if not 0 < margin < 1:
+        raise UsageError(f"margin must be above 0 and below 1, not {margin}")
+
+
 def _parse_count(part: str, what: str) -> int:
     digits = part.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
     unit = part[len(digits) :]

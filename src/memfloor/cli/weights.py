@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from memfloor.cli.comparing import AGREED, Agreed, terms_of
+from memfloor.cli.comparing import AGREED, Agreed, say, take_session, terms_of
 from memfloor.cli.measure import (
     DEFAULTS,
     EXIT_NOTHING_MEASURED,
@@ -19,9 +19,8 @@ from memfloor.cli.measure import (
 )
 from memfloor.cli.output import one_or_list, print_json, print_table, print_text, print_wide_table
 from memfloor.cli.parse import parse_counts, parse_runtime
-from memfloor.cli.progress import SessionProgress
 from memfloor.errors import UsageError
-from memfloor.record import Contents, Store
+from memfloor.record import Contents
 
 if TYPE_CHECKING:
     from memfloor.experiments.comparing import RuntimeText
@@ -59,7 +58,6 @@ def weights(
         agreed: What is said before the first run.
         options: How runs are taken; --runs are blocks.
     """
-    from memfloor.experiments.comparing import open_session, take_comparisons
     from memfloor.experiments.quality import given_tokens, take_qualities
     from memfloor.experiments.weight_paths import default_paths, ladder_pairs, take_apart
 
@@ -70,15 +68,9 @@ def weights(
     pairs = ladder_pairs(model, contexts, _runtime(baseline), chosen, device, grid_options(options))
     given = given_tokens(pairs[0].baseline.spec, quality_tokens, text, options.weights_from, options.seed)
     terms, limit = terms_of("weights", agreed, options, DEFAULT_RUNS, device), time_limit(options)
-    store = Store(options.out)
-    store.open_for_writing()
-    session = open_session(pairs, terms, store)
-    if session.records:
-        _say(f"goes on with a session of {session.comparisons[0].taken_at}")
-    with SessionProgress() as progress:
-        session = take_comparisons(session, store, progress, limit)
-    apart = take_apart(session, anatomies, store, limit, _say)
-    qualities = take_qualities(session, given, store, limit, _say) if given else []
+    store, session = take_session(pairs, terms, options)
+    apart = take_apart(session, anatomies, store, limit, say)
+    qualities = take_qualities(session, given, store, limit, say) if given else []
     _show(Contents([*session.comparisons, *session.records, *apart, *qualities], []), options)
 
 
@@ -101,10 +93,6 @@ def _runtime(name: str) -> "RuntimeText":
         names = f"{', '.join(PATHS)}, or a runtime with its options: {', '.join(REGISTRY)}"
         raise UsageError(f"unknown path {name!r}; allowed: {names}")
     return runtime, options
-
-
-def _say(phase: str) -> None:
-    print(f"memfloor: {phase}", file=sys.stderr)
 
 
 def _show(found: Contents, options: RunOptions) -> None:

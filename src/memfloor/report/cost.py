@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from memfloor.errors import UsageError
 from memfloor.hardware import catalogue as devices
-from memfloor.hardware import match_driver_name
 from memfloor.prices import Ownership, Price, PriceList, catalogue
 from memfloor.report.paper import published, published_steps
 from memfloor.report.summary import CellSummary
@@ -127,7 +126,7 @@ def cost_rows(
 
 def without_price(summaries: Sequence[CellSummary], prices: PriceList) -> list[str]:
     """Return the devices of measured cells that have no price, each once, by the driver's name."""
-    names = [summary.device.name for summary in summaries if not prices.of(_short_name(summary))]
+    names = [summary.device.name for summary in summaries if not prices.of(summary.device_name)]
     return list(dict.fromkeys(names))
 
 
@@ -160,7 +159,7 @@ def spread_sentence(rows: Sequence[CostRow]) -> str | None:
 
 
 def _measured(summary: CellSummary, prices: PriceList, ownership: Ownership) -> list[CostRow]:
-    cell, device = summary.cell, _short_name(summary)
+    cell, device = summary.cell, summary.device_name
     return [
         CostRow(
             device=device,
@@ -213,14 +212,8 @@ def catalogue_costs(summaries: Sequence[CellSummary]) -> list[CostRow]:
     return cost_rows(summaries, prices, Ownership(electricity=prices.electricity))
 
 
-def _short_name(summary: CellSummary) -> str:
-    # A device that is not in the catalogue goes by its driver's name, under which a reader can give it a price.
-    device = match_driver_name(summary.device.name)
-    return device.name if device else summary.device.name
-
-
 def _check_devices(prices: PriceList, summaries: Sequence[CellSummary]) -> None:
-    known = {*devices(), *map(_short_name, summaries)}
+    known = {*devices(), *(summary.device_name for summary in summaries)}
     for price in prices.devices:
         if price.device not in known:
             raise UsageError.unknown("device of a price", price.device, known)

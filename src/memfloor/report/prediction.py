@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from memfloor.errors import UsageError
 from memfloor.floor import step_traffic
-from memfloor.hardware import find_device, match_driver_name
+from memfloor.hardware import find_device
 from memfloor.record import Cell
 from memfloor.report.paper import published, published_cells
 from memfloor.report.summary import CellSummary
@@ -166,7 +166,7 @@ def observations(runtime: str, summaries: Sequence[CellSummary]) -> list[Observa
         _observation(
             item.cell.spec,
             item.cell.workload,
-            _name(item),
+            item.device_name,
             item.peak_bytes_per_second or item.ceiling_bytes_per_second.value,
             item.p50_seconds.value,
             "measured",
@@ -272,11 +272,6 @@ def _observation(
 
 def _is_wanted(cell: Cell, runtime: str) -> bool:
     return runtime_label(cell) == runtime and cell.workload.batch == 1
-
-
-def _name(summary: CellSummary) -> str:
-    device = match_driver_name(summary.device.name)
-    return device.name if device else summary.device.name
 
 
 def _published(runtime: str) -> list[Observation]:

@@ -40,6 +40,12 @@ class CellSummary:
     fractions: dict[str, Fraction]
 
     @property
+    def device_name(self) -> str:
+        """Return the device's short name, or its driver's where it is not in the catalogue."""
+        device = match_driver_name(self.device.name)
+        return device.name if device else self.device.name
+
+    @property
     def tokens_per_second(self) -> float:
         """Return the tokens that the batch decodes in a second at the median step."""
         return self.cell.workload.batch / self.p50_seconds.value
