@@ -63,7 +63,7 @@ def test_a_trace_of_an_h200_has_170_overlapping_kernels_in_each_of_three_steps()
 def test_a_trace_of_transformers_on_an_h100_has_126_launched_kernels_in_each_of_three_steps():
     steps = cut_steps(read_trace(DATA / "hf-static-h100.trace.json.gz"), "cuda")
     assert [len(step.kernels) for step in steps] == [126, 126, 126]
-    # Counted by another rule: the kernels whose launch, found by its correlation, lies within the host's mark of a step.
+    # By another rule: the kernels whose launch, found by its correlation, lies within the host's mark of a step.
     assert [step.seconds * 1e6 for step in steps] == pytest.approx([3339.074, 3339.234, 3242.464], abs=0.001)
     assert [step.lead * 1e6 for step in steps] == pytest.approx([153.056, 111.915, 112.624], abs=0.001)
     own = [1e6 * sum(kernel.seconds for kernel in step.kernels) for step in steps]
