@@ -51,8 +51,7 @@ class OpenVino(OneCallRuntime):
 
     def __init__(self, request: DecodeRequest) -> None:
         self.request = request
-        self.token = request.seed % request.cell.spec.vocab_size
-        self.position = request.start_len
+        self._start()
         self.compiled: openvino.CompiledModel | None = None
         self._infer: openvino.InferRequest | None = None
         self._logits = np.empty(0, np.float32)
@@ -84,6 +83,16 @@ class OpenVino(OneCallRuntime):
         """Feed the last token and choose the most likely next one."""
         self._feed(np.array([[self.token]], np.int64))
         self.token = int(self._logits.argmax())
+
+    def rewind(self) -> None:
+        """Empty the states and fill them again, for a state cannot be cut."""
+        self._prepared().reset_state()
+        self._start()
+        self._fill_cache()
+
+    def _start(self) -> None:
+        self.token = self.request.seed % self.request.cell.spec.vocab_size
+        self.position = self.request.start_len
 
     def last_logits(self) -> NDArray[np.float32]:
         """Return the last step's logits, [V]."""
