@@ -66,7 +66,7 @@ def runs(
 
 
 def query(folder: Path, sql: str, /, *, json: Annotated[bool, Parameter(negative=())] = False) -> None:
-    """Answer one SQL query over the tables runs, steps, anatomies, comparisons, weight_paths and attention of a folder.
+    """Answer one SQL query over tables: runs, steps, anatomies, comparisons, weight_paths, attention and energy.
 
     Args:
         folder: Folder with records.
@@ -78,7 +78,7 @@ def query(folder: Path, sql: str, /, *, json: Annotated[bool, Parameter(negative
     from memfloor.report.weight_ladder import ladders_in
 
     found = read_contents(folder)
-    tables = found.anatomies, compared_in(found), ladders_in(found), found.of("attention").runs
+    tables = found.anatomies, compared_in(found), ladders_in(found), found.of("attention").runs, found.energy_runs
     names, rows = run_query(found.runs, sql, *tables)
     if json:
         print_json([dict(zip(names, map(_plain, row), strict=True)) for row in rows])

@@ -23,13 +23,18 @@ class EnergySummary:
     """Hold what the energy runs of one cell on one device by one sensor say; means over runs with t intervals.
 
     Attributes:
-        measured: One measurement of each run.
+        runs: The runs, all measured.
     """
 
     cell: Cell
     device: DeviceInfo
     sensor: EnergySensor
-    measured: tuple[MeasuredEnergy, ...]
+    runs: tuple[EnergyRun, ...]
+
+    @property
+    def measured(self) -> list[MeasuredEnergy]:
+        """Return what each run measured."""
+        return [run.measured for run in self.runs if run.measured]
 
     @property
     def device_name(self) -> str:
@@ -106,7 +111,7 @@ class EnergySummary:
         return {
             **_identity(self.cell),
             "device": self.device.name,
-            "runs": len(self.measured),
+            "runs": len(self.runs),
             "sensor": self.sensor.model_dump(),
             "window_seconds": self.window_seconds,
             "depths": self.depths,
@@ -157,12 +162,12 @@ class Energies:
 
 def energies_of(runs: Iterable[EnergyRun]) -> Energies:
     """Group energy runs by cell, device and sensor; a cell that was measured on a device once is not without."""
-    groups: dict[tuple[str, str, str], list[tuple[EnergyRun, MeasuredEnergy]]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[EnergyRun]] = defaultdict(list)
     lost: dict[tuple[str, str], WithoutEnergy] = {}
     for run in runs:
         if run.measured is not None:
             name = run.measured.environment.device.name
-            groups[run.cell.key, name, run.measured.sensor.name].append((run, run.measured))
+            groups[run.cell.key, name, run.measured.sensor.name].append(run)
         else:
             name = run.device.name if run.device else ""
             lost[run.cell.key, name] = WithoutEnergy(run.cell, run.device, run.problem or "")
@@ -182,9 +187,10 @@ def energy_text(run: EnergyRun) -> str:
     )
 
 
-def _summary(runs: Sequence[tuple[EnergyRun, MeasuredEnergy]]) -> EnergySummary:
-    (first, taken), *_ = runs
-    return EnergySummary(first.cell, taken.environment.device, taken.sensor, tuple(measured for _, measured in runs))
+def _summary(runs: Sequence[EnergyRun]) -> EnergySummary:
+    taken = runs[0].measured
+    assert taken is not None
+    return EnergySummary(runs[0].cell, taken.environment.device, taken.sensor, tuple(runs))
 
 
 def _above_idle(taken: MeasuredEnergy) -> float:

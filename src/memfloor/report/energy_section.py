@@ -47,7 +47,7 @@ def energy_row(summary: EnergySummary) -> list[str]:
         f"{summary.watts.value:.4g}",
         f"{summary.idle_watts.value:.4g}",
         f"{summary.window_seconds:.3g} s",
-        str(len(summary.measured)),
+        str(len(summary.runs)),
         summary.sensor.name,
     ]
 
