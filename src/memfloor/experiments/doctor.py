@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from memfloor.engine.cpu import native as cpu
 from memfloor.hardware import match_driver_name
-from memfloor.measure.environment import cpu_name, cuda_unavailable_reason, device_name
 from memfloor.measure.energy_meters import open_meter
+from memfloor.measure.environment import cpu_name, cuda_unavailable_reason, device_name
 from memfloor.measure.nvml import Unanswered
 from memfloor.runtimes import BACKENDS, REGISTRY
 
