@@ -21,9 +21,8 @@ ENERGY_COLUMNS = (
     "above idle",
     "watts",
     "idle",
-    "window",
     "runs",
-    "sensor",
+    "device and sensor",
 )
 # Characters that all columns take, and what fits a narrow terminal, by place.
 WIDE_TABLE = 190
@@ -46,9 +45,8 @@ def energy_row(summary: EnergySummary) -> list[str]:
         f"{per_joule_above.value:.4g}" if per_joule_above else "-",
         f"{summary.watts.value:.4g}",
         f"{summary.idle_watts.value:.4g}",
-        f"{summary.window_seconds:.3g} s",
         str(len(summary.runs)),
-        summary.sensor.name,
+        f"{summary.device_name}, {summary.sensor.name}",
     ]
 
 
@@ -79,7 +77,7 @@ def energy_section(found: Energies) -> str:
 
 
 def depth_sentences(found: Energies) -> list[str]:
-    """Return a sentence for each cell about the depths that its steps found."""
+    """Return a sentence for each cell about its windows, and the depths that their steps found."""
     return [_depth_sentence(summary) for summary in found.summaries]
 
 
@@ -97,7 +95,8 @@ def _depth_sentence(summary: EnergySummary) -> str:
     (low, high), cell = summary.depths, summary.cell
     return (
         f"{cell.spec.name} {runtime_label(cell)} at context {workload_text(cell)}: steps of "
-        f"{format_seconds(summary.step_seconds.value)} on average found {low} to {high} tokens in the KV cache."
+        f"{format_seconds(summary.step_seconds.value)} on average, in windows of {summary.window_seconds:.3g} s, found "
+        f"{low} to {high} tokens in the KV cache."
     )
 
 
