@@ -20,6 +20,7 @@ from memfloor.record import (
 from memfloor.report.cost import cost_rows
 from memfloor.report.cost_section import price_text
 from memfloor.report.energy import energies_of, energy_text
+from memfloor.report.energy_cautions import energy_cautions
 from memfloor.report.energy_section import ENERGY_COLUMNS, energy_row, energy_section, sensor_sentences
 from memfloor.report.page import render
 from memfloor.report.repeat import energy_commands
@@ -46,12 +47,12 @@ def _window(*readings):
 def make_energy(make_run, make_cell):
     """Return a function that makes a run of 2000 steps in 10 s and so many joules, on a device that idles at 100 W."""
 
-    def make(joules=4000.0, block=0, cell=None, idle_after=500.0, **changes):
+    def make(joules=4000.0, block=0, cell=None, idle_after=500.0, share=0.4, **changes):
         environment = make_run(device_name=H200).environment
         measured = MeasuredEnergy(
             sensor=COUNTER,
             idle_before=_window((0, 7.0), (5, 507.0)),
-            decoding=_window((0, 1000.0), (4, 1500.0), (10, 1000.0 + joules)),
+            decoding=_window((0, 1000.0), (4, 1000.0 + share * joules), (10, 1000.0 + joules)),
             idle_after=_window((0, 9000.0), (5, 9000.0 + idle_after)),
             **{
                 "calls": 1000,
@@ -87,7 +88,7 @@ def test_a_token_costs_what_the_counter_moved_by_and_less_what_idling_takes(make
     assert summary.step_seconds.value == pytest.approx(9.95 / 2000)
     assert summary.depths == (384, 384 + 256 - 1)
     assert summary.joules_per_token.ci95 is None
-    assert summary.cautions == []
+    assert energy_cautions([summary]) == []
 
 
 def test_a_batch_shares_the_energy_of_its_steps(make_energy, make_cell):
@@ -121,11 +122,13 @@ def test_a_short_window_does_not_reach_the_end_of_a_span(make_energy):
     [
         ({"rewind_seconds": 0.2}, "2.0 % of a window went into going back"),
         ({"idle_after": 700.0}, "idled at 100 W before and 140 W after"),
+        # 1500 J in 4 s and 2500 J in 6 s.
+        ({"share": 0.375}, "power went from 375 W to 416.7 W within a window"),
     ],
 )
 def test_what_makes_a_figure_unsure_is_said(make_energy, changes, words):
     (summary,) = energies_of([make_energy(**changes)]).summaries
-    (caution,) = summary.cautions
+    (caution,) = energy_cautions([summary])
     assert words in caution
     assert "tiny hf-eager at context 512" in caution
 

@@ -91,6 +91,7 @@ def _outcome(record: EnergyRun) -> str:
 
 
 def _show(found: "Energies", options: RunOptions) -> None:
+    from memfloor.report.energy_cautions import energy_cautions
     from memfloor.report.energy_section import (
         ENERGY_COLUMNS,
         NARROW,
@@ -102,16 +103,15 @@ def _show(found: "Energies", options: RunOptions) -> None:
     )
 
     if options.json:
-        print_json(
-            one_or_list([item.to_json() for item in found.summaries] + [item.to_json() for item in found.without])
-        )
+        said = [item.to_json() | {"cautions": energy_cautions([item])} for item in found.summaries]
+        print_json(one_or_list(said + [item.to_json() for item in found.without]))
     else:
         rows: Sequence[Sequence[str]] = [energy_row(summary) for summary in found.summaries]
         if rows:
             print_wide_table(f"Energy, records in {options.out}", ENERGY_COLUMNS, rows, WIDE_TABLE, NARROW)
         for cell in found.without:
             print_text(" ".join(without_row(cell)))
-        for sentence in (*sensor_sentences(found), *depth_sentences(found), *found.cautions):
+        for sentence in (*sensor_sentences(found), *depth_sentences(found), *energy_cautions(found.summaries)):
             print_text(sentence)
     if not found.summaries:
         print("memfloor: no cell gave its energy", file=sys.stderr)

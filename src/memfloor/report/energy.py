@@ -7,13 +7,7 @@ from typing import Any
 
 from memfloor.hardware import match_driver_name
 from memfloor.record import Cell, DeviceInfo, EnergyRun, EnergySensor, MeasuredEnergy
-from memfloor.report.alarms import FOREIGN_LOAD
-from memfloor.report.tables import runtime_label
 from memfloor.stats import BlockMean, block_mean
-from memfloor.units import format_percent
-
-# Beyond these shares a figure is not what its name says.
-REWIND_SHARE, IDLE_SPREAD = 0.01, 0.1
 
 Value = Callable[[MeasuredEnergy], float]
 
@@ -90,13 +84,6 @@ class EnergySummary:
         """Return the shortest window of decoding."""
         return min(taken.decoding.seconds for taken in self.measured)
 
-    @property
-    def cautions(self) -> list[str]:
-        """Return what a reader must know before trusting it, a sentence each."""
-        name = f"{self.cell.spec.name} {runtime_label(self.cell)} at context {self.cell.workload.context_len}"
-        found = (_rewinding(self), _restless(self), _shared(self))
-        return [f"Energy of {name}: {text}." for text in found if text]
-
     def to_json(self) -> dict[str, Any]:
         """Return the summary as plain data for `--json`."""
         above = self.tokens_per_joule_above_idle
@@ -115,9 +102,13 @@ class EnergySummary:
             "sensor": self.sensor.model_dump(),
             "window_seconds": self.window_seconds,
             "depths": self.depths,
+            # What the clocks were, right after each window of each run.
+            "sensors": [
+                {name: getattr(taken, name).sensors for name in ("idle_before", "decoding", "idle_after")}
+                for taken in self.measured
+            ],
             **{name: {"value": mean.value, "ci95": mean.ci95} for name, mean in figures.items()},
             "tokens_per_joule_above_idle": above and {"value": above.value, "ci95": above.ci95},
-            "cautions": self.cautions,
             "problem": None,
         }
 
@@ -153,11 +144,6 @@ class Energies:
 
     summaries: tuple[EnergySummary, ...] = ()
     without: tuple[WithoutEnergy, ...] = ()
-
-    @property
-    def cautions(self) -> list[str]:
-        """Return what a reader must know before trusting a summary, a sentence each."""
-        return [text for summary in self.summaries for text in summary.cautions]
 
 
 def energies_of(runs: Iterable[EnergyRun]) -> Energies:
@@ -195,35 +181,6 @@ def _summary(runs: Sequence[EnergyRun]) -> EnergySummary:
 
 def _above_idle(taken: MeasuredEnergy) -> float:
     return taken.joules - taken.idle_watts * taken.decoding.seconds
-
-
-def _rewinding(summary: EnergySummary) -> str | None:
-    share = max(taken.rewind_seconds / taken.decoding.seconds for taken in summary.measured)
-    if share <= REWIND_SHARE:
-        return None
-    return f"{format_percent(share)} of a window went into going back to its first depth, and counts as decoding"
-
-
-def _restless(summary: EnergySummary) -> str | None:
-    quantity = summary.sensor.quantity
-    for taken in summary.measured:
-        windows = taken.idle_before, taken.idle_after
-        before, after = (window.joules(quantity) / window.seconds for window in windows)
-        if abs(after - before) > IDLE_SPREAD * max(before, after):
-            return (
-                f"the device idled at {before:.4g} W before and {after:.4g} W after a window; what lies above is unsure"
-            )
-    return None
-
-
-def _shared(summary: EnergySummary) -> str | None:
-    load = max(taken.environment.foreign_load for taken in summary.measured)
-    others = [taken.environment.foreign_gpu_processes for taken in summary.measured]
-    if summary.device.kind == "cuda" and max((count for count in others if isinstance(count, int)), default=0):
-        return "other processes were on the GPU, whose energy is in it"
-    if summary.device.kind == "cpu" and load > FOREIGN_LOAD:
-        return f"other processes took up to {format_percent(load)} of the host's cores, whose energy is in it"
-    return None
 
 
 def _identity(cell: Cell) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from importlib.resources import files
 import jinja2
 
 from memfloor.report.energy import Energies, EnergySummary, WithoutEnergy
+from memfloor.report.energy_cautions import energy_cautions
 from memfloor.report.tables import runtime_label, workload_text
 from memfloor.stats import BlockMean
 from memfloor.units import format_seconds
@@ -72,7 +73,7 @@ def energy_section(found: Energies) -> str:
         rows=map(energy_row, found.summaries),
         lost=map(without_row, found.without),
         sentences=[*sensor_sentences(found), *depth_sentences(found)],
-        cautions=found.cautions,
+        cautions=energy_cautions(found.summaries),
     )
 
 
