@@ -27,7 +27,7 @@ class EnergyProtocol(Frozen):
     idle_seconds: float = Field(default=5.0, gt=0)
     settle_seconds: float = Field(default=2.0, ge=0)
     warm_seconds: float = Field(default=2.0, ge=0)
-    span_steps: int = Field(default=256, ge=1)
+    span_steps: int = Field(default=64, ge=1)
 
 
 class EnergySensor(Frozen):

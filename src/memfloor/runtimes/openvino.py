@@ -54,6 +54,7 @@ class OpenVino(OneCallRuntime):
         self._start()
         self.compiled: openvino.CompiledModel | None = None
         self._infer: openvino.InferRequest | None = None
+        self._filled: list[openvino.Tensor] | None = None
         self._logits = np.empty(0, np.float32)
 
     @classmethod
@@ -85,10 +86,17 @@ class OpenVino(OneCallRuntime):
         self.token = int(self._logits.argmax())
 
     def rewind(self) -> None:
-        """Empty the states and fill them again, for a state cannot be cut."""
-        self._prepared().reset_state()
+        """Write the states as they were filled, for a state cannot be cut; the first time they are filled again."""
+        infer = self._prepared()
+        infer.reset_state()
+        if self._filled is None:
+            self._start()
+            self._fill_cache()
+            self._filled = [state.state for state in infer.query_state()] if self.request.start_len else []
+        else:
+            for state, filled in zip(infer.query_state(), self._filled, strict=False):
+                state.state = filled
         self._start()
-        self._fill_cache()
 
     def _start(self) -> None:
         self.token = self.request.seed % self.request.cell.spec.vocab_size
