@@ -93,6 +93,26 @@ def test_outputs_are_the_tokens_of_the_next_steps_and_the_same_each_time(usable,
     assert whole.logits_sha256 == second.logits_sha256 != first.logits_sha256
 
 
+@each_runtime
+def test_a_rewound_decode_gives_the_same_again(usable, tiny, runtime):
+    system = usable(runtime, max_steps=4)
+    first = system.outputs(4)
+    system.rewind()
+    again = system.outputs(2)
+    system.rewind()
+    assert system.outputs(4) == first
+    assert again.tokens == first.tokens[:2]
+
+
+@pytest.mark.parametrize("runtime", ["hf-eager", "hf-static"])
+def test_a_window_that_has_moved_on_is_filled_again(usable, tiny, runtime):
+    # The window of 6 tokens has left the first behind before the first step.
+    system = usable(runtime, spec=tiny("mistral", sliding_window=6), max_steps=4)
+    first = system.outputs(4)
+    system.rewind()
+    assert system.outputs(4) == first
+
+
 @pytest.fixture
 def seeded(tmp_path):
     """Return a function that saves a checkpoint of a spec whose activations keep their size over its layers."""

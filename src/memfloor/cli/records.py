@@ -14,6 +14,7 @@ from memfloor.record import (
     Cell,
     Comparison,
     Contents,
+    EnergyRun,
     Failure,
     Quality,
     Record,
@@ -21,11 +22,12 @@ from memfloor.record import (
     Skip,
     Store,
 )
+from memfloor.report.energy import energy_text
 from memfloor.report.tables import runtime_label, workload_text
 from memfloor.units import format_bandwidth, format_seconds
 
 Records = list[Run | Failure | Skip]
-Kind = Literal["run", "failure", "skip", "anatomy", "comparison", "arm_observation", "quality"]
+Kind = Literal["run", "failure", "skip", "anatomy", "comparison", "arm_observation", "quality", "energy"]
 RUNS_COLUMNS = ("taken at (UTC)", "kind", "model", "runtime", "context", "block", "p50", "ceiling", "device or reason")
 # Characters that all columns take, and what fits a narrow terminal, by place.
 WIDE_TABLE = 150
@@ -49,7 +51,7 @@ def runs(
         model: Only this model.
         runtime: Only this runtime.
         context: Only this context.
-        kind: Only run, failure, skip, anatomy, comparison, arm_observation or quality.
+        kind: Only run, failure, skip, anatomy, comparison, arm_observation, quality or energy.
         json: Print a JSON list of the whole records instead.
     """
     records = [
@@ -64,7 +66,7 @@ def runs(
 
 
 def query(folder: Path, sql: str, /, *, json: Annotated[bool, Parameter(negative=())] = False) -> None:
-    """Answer one SQL query over the tables runs, steps, anatomies, comparisons, weight_paths and attention of a folder.
+    """Answer one SQL query over tables: runs, steps, anatomies, comparisons, weight_paths, attention and energy.
 
     Args:
         folder: Folder with records.
@@ -76,7 +78,7 @@ def query(folder: Path, sql: str, /, *, json: Annotated[bool, Parameter(negative
     from memfloor.report.weight_ladder import ladders_in
 
     found = read_contents(folder)
-    tables = found.anatomies, compared_in(found), ladders_in(found), found.of("attention").runs
+    tables = found.anatomies, compared_in(found), ladders_in(found), found.of("attention").runs, found.energy_runs
     names, rows = run_query(found.runs, sql, *tables)
     if json:
         print_json([dict(zip(names, map(_plain, row), strict=True)) for row in rows])
@@ -136,6 +138,8 @@ def _facts(record: Record) -> list[str]:
         case ArmObservation():
             traced = f"{len(record.trace.step_seconds)} steps traced" if record.trace else f"{record.trace_problem}"
             return ["-", "-", "-", f"the {record.arm}: {traced}"]
+        case EnergyRun():
+            return [str(record.block), "-", "-", energy_text(record)]
         case Quality():
             return ["-", "-", "-", f"{record.path}: {record.problem or f'{record.tokens} tokens'}"]
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from memfloor.cli.output import print_text
-from memfloor.cli.records import read_contents, read_store
+from memfloor.cli.records import read_contents
 from memfloor.errors import UsageError
-from memfloor.record import Store
+from memfloor.record import Contents, Store
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,11 +29,12 @@ def report(folder: Path, /, *, out: Annotated[Path, Parameter(name=["--out", "-o
     """
     from memfloor.report.afterwards import compared_in
     from memfloor.report.attention import attention_in
+    from memfloor.report.energy import energies_of
     from memfloor.report.page import render, write_page
     from memfloor.report.weight_ladder import ladders_in
 
     found = Store(folder).contents()
-    shown = compared_in(found), ladders_in(found), attention_in(found)
+    shown = compared_in(found), ladders_in(found), attention_in(found), energies_of(found.energy_runs)
     write_page(render(found.runs, found.unreadable, folder, found.anatomies, *shown), out)
     print_text(f"report: {out.resolve()}")
 
@@ -78,10 +79,11 @@ def _draw(number: str, folder: Path) -> "Figure":
     if number not in (*FIGURES, COST_FIGURE):
         others = (ATTENTION_FIGURE, WEIGHTS_FIGURE, COST_FIGURE)
         raise UsageError.unknown("figure", number, [*FIGURES, *ANATOMY_FIGURES, *COMPARISON_FIGURES, *others])
-    summaries, _ = summarise(read_store(folder))
+    found = read_contents(folder)
+    summaries, _ = summarise(found.runs)
     if not summaries:
         raise UsageError(f"{folder} holds no runs to draw")
-    return _draw_costs(summaries, folder) if number == COST_FIGURE else FIGURES[number](summaries)
+    return _draw_costs(summaries, found, folder) if number == COST_FIGURE else FIGURES[number](summaries)
 
 
 def _draw_anatomies(number: str, folder: Path) -> "Figure":
@@ -129,11 +131,12 @@ def _draw_attention(folder: Path) -> "Figure":
     return attention_figure(found)
 
 
-def _draw_costs(summaries: Sequence["CellSummary"], folder: Path) -> "Figure":
+def _draw_costs(summaries: Sequence["CellSummary"], found: Contents, folder: Path) -> "Figure":
     from memfloor.report.cost import catalogue_costs, comparable
     from memfloor.report.cost_section import costs
+    from memfloor.report.energy import energies_of
 
-    rows = comparable(catalogue_costs(summaries))
+    rows = comparable(catalogue_costs(summaries, energies_of(found.energy_runs).summaries))
     if not any(row.origin == "measured" for row in rows):
         raise UsageError(f"{folder} holds no run of the study's workload on a device with a price; see memfloor cost")
     return costs(rows)

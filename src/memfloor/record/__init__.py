@@ -3,6 +3,14 @@
 from memfloor.record.anatomy import Anatomy, Role, StepTrace, TracedKernel
 from memfloor.record.ceiling import CPU_CEILING_PASSES, STEADY_SPREAD, CeilingReading, paired_ceiling
 from memfloor.record.comparison import Arm, ArmObservation, Comparison, DifferingField, Outputs, Question
+from memfloor.record.energy import (
+    EnergyProtocol,
+    EnergyReading,
+    EnergyRun,
+    EnergySensor,
+    EnergyWindow,
+    MeasuredEnergy,
+)
 from memfloor.record.quality import LogitErrors, Quality
 from memfloor.record.schema import (
     SCHEMA_VERSION,
@@ -35,9 +43,15 @@ __all__ = [
     "Contents",
     "DeviceInfo",
     "DifferingField",
+    "EnergyProtocol",
+    "EnergyReading",
+    "EnergyRun",
+    "EnergySensor",
+    "EnergyWindow",
     "Environment",
     "Failure",
     "LogitErrors",
+    "MeasuredEnergy",
     "ObservedPath",
     "OutputError",
     "Outputs",

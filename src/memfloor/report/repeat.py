@@ -3,13 +3,15 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from memfloor.record import Anatomy, Cell, Comparison, Protocol, Timed
+from memfloor.record import Anatomy, Cell, Comparison, EnergyProtocol, Protocol, Timed
+from memfloor.report.energy import Energies, EnergySummary
 from memfloor.report.summary import CellSummary
 from memfloor.report.tables import runtime_label
 from memfloor.report.weight_ladder import WeightLadder
 from memfloor.spec import model_names, unquantized
 
 STUDY = Protocol()
+ENERGY = {"seconds": EnergyProtocol().seconds, "idle-seconds": EnergyProtocol().idle_seconds}
 BASELINE = "hf-eager"
 DEFAULTS = {
     "batch": 1,
@@ -109,6 +111,21 @@ def anatomy_commands(anatomies: Sequence[Anatomy], comparisons: Sequence[Compari
             continue
         cells[anatomy.cell.key].append(anatomy)
     return [_anatomy_command(taken) for taken in cells.values()]
+
+
+def energy_commands(energies: Energies) -> list[str]:
+    """Return the commands that take the same energy again."""
+    return [_energy_command(summary) for summary in energies.summaries]
+
+
+def _energy_command(summary: EnergySummary) -> str:
+    cell, last = summary.cell, summary.runs[-1]
+    given = {"seconds": last.protocol.seconds, "idle-seconds": last.protocol.idle_seconds}
+    windows = [f"--{name} {value:g}" for name, value in given.items() if value != ENERGY[name]]
+    seed = None if last.seed is None else last.seed - last.block
+    settings = _settings(cell, {}, STUDY, 1 + max(run.block for run in summary.runs), seed)
+    head = f"memfloor energy {_model(cell)} --runtime {_arm(cell)} --context {cell.workload.context_len}"
+    return " ".join([head, *windows, settings])
 
 
 def _anatomy_command(taken: Sequence[Anatomy]) -> str:

@@ -6,8 +6,9 @@ from typing import Any
 import duckdb
 
 from memfloor.errors import UsageError
-from memfloor.record import Anatomy, Failure, Run, Skip
+from memfloor.record import Anatomy, EnergyRun, Failure, Run, Skip
 from memfloor.report.compared import Compared
+from memfloor.report.sql_energy import ENERGY, energy_row
 from memfloor.report.sql_tables import (
     ANATOMIES,
     ATTENTION,
@@ -33,8 +34,9 @@ def run_query(
     compared: Sequence[Compared] = (),
     ladders: Sequence[WeightLadder] = (),
     attention: Sequence[Run | Failure | Skip] = (),
+    energy_runs: Sequence[EnergyRun] = (),
 ) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Answer one SELECT over the tables `runs`, `steps`, `anatomies`, `comparisons`, `weight_paths` and `attention`.
+    """Answer one SELECT over the tables of a folder, from `runs` and `steps` to `energy`.
 
     Args:
         records: Valid records.
@@ -43,6 +45,7 @@ def run_query(
         compared: A row each.
         ladders: A row for each of their paths.
         attention: Records of attention backends, a row each; they are no steps.
+        energy_runs: A row each.
 
     Raises:
         UsageError: DuckDB refuses the query, with its reason.
@@ -54,6 +57,7 @@ def run_query(
         "comparisons": (COMPARISONS, map(comparison_row, compared)),
         "weight_paths": (WEIGHT_PATHS, weight_path_rows(ladders)),
         "attention": (ATTENTION, map(attention_row, attention)),
+        "energy": (ENERGY, map(energy_row, energy_runs)),
     }
     with duckdb.connect(":memory:") as connection:
         for name, (columns, rows) in tables.items():

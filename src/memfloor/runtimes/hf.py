@@ -99,9 +99,28 @@ class HfEager:
         pin_sdpa(cell.options.get("sdpa", "default"))
         self.model = self.make_model()
         self.cache = self.make_cache()
-        first = self.request.seed % cell.spec.vocab_size
-        self.token = torch.full((cell.workload.batch, 1), first, dtype=torch.long, device=cell.device)
+        self.token = torch.full((cell.workload.batch, 1), self.first_token, dtype=torch.long, device=cell.device)
         self.fill()
+
+    @property
+    def first_token(self) -> int:
+        """Return what the first step feeds to each sequence."""
+        return self.request.seed % self.request.cell.spec.vocab_size
+
+    def rewind(self) -> None:
+        """Cut what steps have appended off the cache, and feed the first token again."""
+        import torch
+
+        assert self.token is not None
+        if self.request.cell.spec.num_sliding_layers:
+            # A window that has moved on keeps nothing of what it has left behind.
+            self.cache = self.make_cache()
+            self.fill()
+        else:
+            self.cache.crop(self.request.start_len - self.cache.get_seq_length())
+        # A step's own choice is a tensor that can be written to in this mode alone.
+        with torch.inference_mode():
+            self.token.fill_(self.first_token)
 
     def loaded_cell(self) -> Cell:
         """Return the cell whose weights lie in memory while the model is made."""

@@ -102,6 +102,19 @@ class HfStatic(HfEager):
         self.graph.replay()
         return self._graph_logits
 
+    def rewind(self) -> None:
+        """Set the lengths of the cache back, and the token buffer; a window that has moved on is filled again."""
+        import torch
+
+        assert self.token is not None
+        if self.request.cell.spec.num_sliding_layers:
+            self.restart(torch.full_like(self.token, self.first_token))
+            return
+        with torch.no_grad():
+            for layer in self.cache.layers:
+                layer.cumulative_length.fill_(self.request.start_len)
+            self.token.fill_(self.first_token)
+
     def restart(self, first: "torch.Tensor") -> None:
         """Bring cache and token buffer back to where a decode from the token `first`, [B, 1], starts."""
         assert self.token is not None

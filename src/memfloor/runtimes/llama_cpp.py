@@ -50,8 +50,7 @@ class LlamaCpp(OneCallRuntime):
 
     def __init__(self, request: DecodeRequest) -> None:
         self.request = request
-        self.token = request.seed % request.cell.spec.vocab_size
-        self.position = request.start_len
+        self._start()
         self._model: LlamaModel | None = None
         self._context: LlamaContext | None = None
         self._cache_fill = ""
@@ -87,6 +86,15 @@ class LlamaCpp(OneCallRuntime):
         """Feed the last token and choose the most likely next one."""
         self.token = self._prepared().decode(self.token, self.position)
         self.position += 1
+
+    def rewind(self) -> None:
+        """Forget the tokens that steps have appended, and feed the first one again."""
+        self._prepared().forget_from(self.request.start_len)
+        self._start()
+
+    def _start(self) -> None:
+        self.token = self.request.seed % self.request.cell.spec.vocab_size
+        self.position = self.request.start_len
 
     def last_logits(self) -> NDArray[np.float32]:
         """Return the last step's logits, [V]."""

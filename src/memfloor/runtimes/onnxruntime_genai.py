@@ -44,7 +44,7 @@ class OnnxRuntimeGenai(OneCallRuntime):
 
     def __init__(self, request: DecodeRequest) -> None:
         self.request = request
-        self.token = request.seed % request.cell.spec.vocab_size
+        self.token = self._first_token()
         # The model's files are mapped, and read a second time to observe the path.
         self._folder: Path | None = None
         self._model: Any = None
@@ -85,6 +85,14 @@ class OnnxRuntimeGenai(OneCallRuntime):
         generator.append_tokens(np.array([self.token], np.int32))
         self._logits = generator.get_logits()[0, -1]
         self.token = int(self._logits.argmax())
+
+    def rewind(self) -> None:
+        """Forget the tokens that steps have appended, and feed the first one again."""
+        self._prepared().rewind_to(self.request.start_len)
+        self.token = self._first_token()
+
+    def _first_token(self) -> int:
+        return self.request.seed % self.request.cell.spec.vocab_size
 
     def last_logits(self) -> NDArray[np.float32]:
         """Return the last step's logits, [V]."""

@@ -99,6 +99,13 @@ class Runtime(System, Protocol):
     def launches_one_by_one(cls, cell: Cell) -> bool:
         """Tell whether each kernel of a step of this cell is launched on its own."""
 
+    def rewind(self) -> None:
+        """Go back to where `prepare` left the decode: the next step finds `start_len` tokens and feeds the first token.
+
+        On a GPU this may return before the device has done it. What steps have written beyond `start_len` is written
+        again before it is read.
+        """
+
     def outputs(self, steps: int) -> Outputs:
         """Take the next steps and return what they gave; waits for the device."""
 
