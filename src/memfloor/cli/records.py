@@ -14,6 +14,7 @@ from memfloor.record import (
     Cell,
     Comparison,
     Contents,
+    ControlLoop,
     Failure,
     Quality,
     Record,
@@ -25,7 +26,7 @@ from memfloor.report.tables import runtime_label, workload_text
 from memfloor.units import format_bandwidth, format_seconds
 
 Records = list[Run | Failure | Skip]
-Kind = Literal["run", "failure", "skip", "anatomy", "comparison", "arm_observation", "quality"]
+Kind = Literal["run", "failure", "skip", "anatomy", "comparison", "arm_observation", "quality", "control_loop"]
 RUNS_COLUMNS = ("taken at (UTC)", "kind", "model", "runtime", "context", "block", "p50", "ceiling", "device or reason")
 # Characters that all columns take, and what fits a narrow terminal, by place.
 WIDE_TABLE = 150
@@ -49,7 +50,7 @@ def runs(
         model: Only this model.
         runtime: Only this runtime.
         context: Only this context.
-        kind: Only run, failure, skip, anatomy, comparison, arm_observation or quality.
+        kind: Only run, failure, skip, anatomy, comparison, arm_observation, quality or control_loop.
         json: Print a JSON list of the whole records instead.
     """
     records = [
@@ -138,6 +139,9 @@ def _facts(record: Record) -> list[str]:
             return ["-", "-", "-", f"the {record.arm}: {traced}"]
         case Quality():
             return ["-", "-", "-", f"{record.path}: {record.problem or f'{record.tokens} tokens'}"]
+        case ControlLoop():
+            cycles = f"{len(record.cycles.ticks)} cycles of {format_seconds(record.period_seconds)}"
+            return [str(record.block), "-", "-", f"{cycles}, {record.environment.device.name}"]
 
 
 def _plain(value: Any) -> Any:

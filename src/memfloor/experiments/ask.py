@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from memfloor.errors import UsageError
+from memfloor.experiments.control_job import ControlJob
 from memfloor.experiments.job import Job
 from memfloor.experiments.quality_job import QualityJob
 from memfloor.experiments.tracing import TraceJob
@@ -14,7 +15,9 @@ from memfloor.record import DeviceInfo
 TIMED_CHILD = "memfloor.experiments.child"
 TRACED_CHILD = "memfloor.experiments.traced_child"
 QUALITY_CHILD = "memfloor.experiments.quality_child"
+CONTROL_CHILD = "memfloor.experiments.control_child"
 
+AnyJob = Job | TraceJob | QualityJob | ControlJob
 Cause = Literal["out_of_memory", "died", "timed_out", "error"]
 
 
@@ -62,7 +65,7 @@ class Answer:
 
 def ask(
     module: str,
-    job: Job | TraceJob | QualityJob,
+    job: AnyJob,
     time_limit_seconds: float,
     on_phase: Callable[[str], None] = lambda phase: None,
 ) -> Answer:
@@ -86,7 +89,10 @@ def ask(
 
 
 def _problem(
-    job: Job | TraceJob | QualityJob, heard: Mapping[str, Any], outcome: ChildOutcome, time_limit_seconds: float
+    job: AnyJob,
+    heard: Mapping[str, Any],
+    outcome: ChildOutcome,
+    time_limit_seconds: float,
 ) -> str:
     if "unavailable" in heard:
         return str(heard["unavailable"]["reason"])

@@ -14,10 +14,11 @@ from pydantic import Field, TypeAdapter, ValidationError
 from memfloor.errors import UsageError, first_problem
 from memfloor.record.anatomy import Anatomy
 from memfloor.record.comparison import ArmObservation, Comparison
+from memfloor.record.control import ControlLoop
 from memfloor.record.quality import Quality
 from memfloor.record.schema import SCHEMA_VERSION, Failure, Run, Skip, StepPart
 
-Record = Run | Failure | Skip | Anatomy | Comparison | ArmObservation | Quality
+Record = Run | Failure | Skip | Anatomy | Comparison | ArmObservation | Quality | ControlLoop
 TRACE_SUFFIX = ".trace.json.gz"
 _ADAPTER: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
@@ -78,6 +79,11 @@ class Contents:
         """Return the qualities of paths of weights."""
         return [record for record in self.every if isinstance(record, Quality)]
 
+    @property
+    def control_loops(self) -> list[ControlLoop]:
+        """Return the control loops."""
+        return [record for record in self.every if isinstance(record, ControlLoop)]
+
 
 class Store:
     """Keep records in a folder; many processes may write to it at once."""
@@ -112,7 +118,7 @@ class Store:
         try:
             with draft.open("w", encoding="utf-8") as file:
                 # A trace has a thousand kernels: a number per line would be most of the file.
-                indent = None if isinstance(record, Anatomy | ArmObservation | Quality) else 1
+                indent = None if isinstance(record, Anatomy | ArmObservation | Quality | ControlLoop) else 1
                 file.write(record.model_dump_json(indent=indent) + "\n")
                 file.flush()
                 os.fsync(file.fileno())

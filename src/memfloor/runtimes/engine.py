@@ -79,7 +79,12 @@ class Engine:
         require_memory(cell)
         model = BACKENDS[cell.device].build(cell, request.start_len, max_len, request.seed, request.report)
         self._decoder = Decoder(model, self._launch(), self.steps_per_call(cell))
-        self._decoder.start(request.seed % cell.spec.vocab_size, request.start_len)
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Feed the first token again, at the slot behind the prompt; what later steps wrote is written over."""
+        request = self._request
+        self._prepared().start(request.seed % request.cell.spec.vocab_size, request.start_len)
 
     def step(self) -> None:
         """Take the steps of one call; on a GPU this returns before the device has finished."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from memfloor.errors import UsageError
 from memfloor.record import Cell, ObservedPath, Outputs
 from memfloor.runtimes.census import operator_census
 from memfloor.runtimes.memory import require_memory
@@ -99,9 +100,34 @@ class HfEager:
         pin_sdpa(cell.options.get("sdpa", "default"))
         self.model = self.make_model()
         self.cache = self.make_cache()
-        first = self.request.seed % cell.spec.vocab_size
-        self.token = torch.full((cell.workload.batch, 1), first, dtype=torch.long, device=cell.device)
+        self.token = self.first_token()
         self.fill()
+
+    def first_token(self) -> "torch.Tensor":
+        """Return the token that the first step feeds, [B, 1]."""
+        import torch
+
+        cell = self.request.cell
+        first = self.request.seed % cell.spec.vocab_size
+        return torch.full((cell.workload.batch, 1), first, dtype=torch.long, device=cell.device)
+
+    def rewind(self) -> None:
+        """Cut the cache back to the prompt and feed the first token again.
+
+        Raises:
+            UsageError: Layers slide, and have dropped tokens of the prompt.
+        """
+        refuse_sliding(self.request.cell.spec)
+        beyond = self.cache.get_seq_length() - self.request.start_len
+        if beyond:
+            self.cache.crop(-beyond)
+        self.token = self.first_token()
+
+    def prefill(self) -> None:
+        """Begin a new cache with the prompt, in chunks, and feed the first token again."""
+        self.cache = self.make_cache()
+        self._prefill()
+        self.token = self.first_token()
 
     def loaded_cell(self) -> Cell:
         """Return the cell whose weights lie in memory while the model is made."""
@@ -228,6 +254,16 @@ class HfEager:
         with torch.no_grad():
             for chunk in prompt.split(PREFILL_CHUNK_TOKENS, dim=1):
                 self.model(input_ids=chunk, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+
+
+def refuse_sliding(spec: ModelSpec) -> None:
+    """Refuse to go back in a cache whose layers slide.
+
+    Raises:
+        UsageError: Some do.
+    """
+    if spec.num_sliding_layers:
+        raise UsageError(f"{spec.name} has sliding windows, whose caches cannot go back; prefill every cycle")
 
 
 def _sha256(logits: "torch.Tensor") -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from memfloor.record import Cell
-from memfloor.runtimes.hf import HfEager, torch_dtype
+from memfloor.runtimes.hf import HfEager, refuse_sliding, torch_dtype
 from memfloor.runtimes.protocol import DecodeRequest
 
 if TYPE_CHECKING:
@@ -96,6 +96,27 @@ class HfStatic(HfEager):
         self.cache.reset()
         self.token.copy_(first)
         self.fill()
+
+    def rewind(self) -> None:
+        """Set the cache's length back to the prompt's and feed the first token again, in the buffers of the step.
+
+        Raises:
+            UsageError: Layers slide, and have dropped tokens of the prompt.
+        """
+        refuse_sliding(self.request.cell.spec)
+        for layer in self.cache.layers:
+            layer.cumulative_length.fill_(self.request.start_len)
+        self._feed_first()
+
+    def prefill(self) -> None:
+        """Empty the cache, fill it with the prompt, in chunks, and feed the first token again, in the same buffers."""
+        self.cache.reset()
+        self._prefill()
+        self._feed_first()
+
+    def _feed_first(self) -> None:
+        assert self.token is not None
+        self.token.copy_(self.first_token())
 
     def facts(self) -> dict[str, str]:
         """Return what the prepared model says of itself, and how a step is launched."""

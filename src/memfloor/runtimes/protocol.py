@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,3 +117,22 @@ class Runtime(System, Protocol):
 
     def traced_parts(self) -> TracedParts | None:
         """Return what an anatomy can tell the kernels of a prepared step by; None if no trace can see them."""
+
+
+@runtime_checkable
+class Rewindable(Protocol):
+    """Decode again and again from the same prompt, as a control loop does."""
+
+    def rewind(self) -> None:
+        """Go back to where `prepare` left the decode: `start_len` tokens in the cache, and the same first token."""
+
+
+@runtime_checkable
+class Prefilling(Protocol):
+    """Take a whole prompt in passes over all of its tokens, not token by token."""
+
+    def prefill(self) -> None:
+        """Forget the cache, fill it with the prompt's `start_len` tokens, and stand where `prepare` left the decode.
+
+        On a GPU this may return before the device has finished.
+        """
