@@ -1,16 +1,25 @@
 """`memfloor deadline`: can a control loop be closed in time here, how often would it miss, and why did it?"""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from memfloor.cli.measure import EXIT_NOTHING_MEASURED, RunOptions, chosen_device, grid_options, run_count, time_limit
 from memfloor.cli.output import print_json, print_table, print_text, print_wide_table
 from memfloor.cli.parse import parse_runtime
+from memfloor.cli.records import read_contents
+from memfloor.hardware import catalogue, find_device
 from memfloor.record import ControlLoop, Failure, Store
+from memfloor.spec import Workload, load_model, unquantized
+from memfloor.units import format_seconds
+
+if TYPE_CHECKING:
+    from memfloor.report.candidates import Candidate
+    from memfloor.report.deadlines import Asked, DeviceFloor
 
 
 @Parameter(name="*")
@@ -48,6 +57,7 @@ class LoopOptions:
 
 
 DEFAULTS = LoopOptions()
+EXIT_NOTHING_KEEPS = 3
 # OpenVLA's: 256 tokens of an image and some 20 of an instruction.
 DEFAULT_PROMPT = 276
 
@@ -69,7 +79,8 @@ def deadline(
 
     Each cycle takes its prompt anew, where the runtime has a pass over whole prompts, and then one decode step for each
     token. Every cycle is kept: how late it began, how long each part took, what happened meanwhile. A period that no
-    runtime can keep, because its bytes alone take longer, is refused with that floor.
+    runtime can keep, because its bytes alone take longer, is refused with that floor. With --from the exit status is 3
+    where nothing on record would keep the period.
 
     Args:
         model: Catalogue name, or path of a Hugging Face directory or config.json; OpenVLA's backbone is llama-2-7b.
@@ -82,11 +93,22 @@ def deadline(
         json: Print JSON instead.
         options: How loops are run.
     """
-    from memfloor.experiments.deadline import DeadlinePlan, check_minutes, check_plan, take_loops, without_prefill
-    from memfloor.experiments.study import grid
     from memfloor.report.deadlines import period_of
 
     period = period_of(hz, tokens, prompt)
+    if records is not None:
+        _decide(_asked(model, prompt, tokens, period, options), records, device, json)
+        return
+    taken = _run(model, prompt, tokens, period, runtime, device, options)
+    _show(taken, options.out, json)
+
+
+def _run(
+    model: str, prompt: int, tokens: int, period_seconds: float, runtime: str, device: str | None, options: LoopOptions
+) -> "list[ControlLoop | Failure]":
+    from memfloor.experiments.deadline import DeadlinePlan, check_minutes, check_plan, take_loops, without_prefill
+    from memfloor.experiments.study import grid
+
     seconds = check_minutes(options.minutes)
     name, given = parse_runtime(runtime)
     no_prefill = without_prefill(name, options.decode_only)
@@ -96,7 +118,7 @@ def deadline(
         cell=cell,
         no_prefill=no_prefill,
         steps=tokens,
-        period_seconds=period,
+        period_seconds=period_seconds,
         seconds=seconds,
         runs=run_count(run_options, 1),
         paced=not options.unpaced,
@@ -106,7 +128,66 @@ def deadline(
     check_plan(plan)
     store = Store(options.out)
     store.open_for_writing()
-    _show(list(take_loops(plan, store, lambda phase: print(f"memfloor: {phase}", file=sys.stderr))), options.out, json)
+    return list(take_loops(plan, store, lambda phase: print(f"memfloor: {phase}", file=sys.stderr)))
+
+
+def _asked(model: str, prompt: int, tokens: int, period_seconds: float, options: LoopOptions) -> "Asked":
+    from memfloor.report.deadlines import Asked
+
+    workload = Workload.of(
+        prompt, weights=options.weights, kv=options.kv or unquantized(options.weights), head=options.head
+    )
+    return Asked(load_model(model), workload, tokens, period_seconds, not options.decode_only)
+
+
+def _decide(asked: "Asked", folder: Path, device: str | None, json: bool) -> None:
+    from memfloor.report.candidates import (
+        CANDIDATE_COLUMNS,
+        NARROW,
+        WIDE_TABLE,
+        candidate_lines,
+        candidate_row,
+        candidates,
+    )
+    from memfloor.report.control import summarise_loops
+    from memfloor.report.deadlines import FLOOR_COLUMNS, device_floors
+    from memfloor.report.summary import summarise
+
+    devices = [find_device(device)] if device else list(catalogue().values())
+    floors = device_floors(asked, devices)
+    contents = read_contents(folder)
+    summaries = summarise(contents.runs)[0]
+    found = [
+        item
+        for item in candidates(asked, summarise_loops(contents.control_loops), summaries)
+        if device is None or item.device == devices[0].name
+    ]
+    if json:
+        print_json(_decision_json(asked, floors, found))
+    else:
+        print_table(f"Floor of {asked.cycle_text}", FLOOR_COLUMNS, [item.row(asked) for item in floors])
+        if found:
+            title = f"What would keep {format_seconds(asked.period_seconds)}, by {folder}"
+            rows = [candidate_row(item, asked) for item in found]
+            print_wide_table(title, CANDIDATE_COLUMNS, rows, WIDE_TABLE, NARROW)
+        models = [summary.cell.spec.name for summary in summaries]
+        print_text("\n".join(candidate_lines(found, asked, models)))
+    if not any(item.verdict(asked.period_seconds) == "yes" for item in found):
+        sys.exit(EXIT_NOTHING_KEEPS)
+
+
+def _decision_json(asked: "Asked", floors: "Sequence[DeviceFloor]", found: "Sequence[Candidate]") -> dict[str, Any]:
+    period = asked.period_seconds
+    return {
+        "model": asked.spec.name,
+        "period_seconds": period,
+        "cycle_bytes": asked.cycle_bytes,
+        "floors": [
+            {"device": item.device, "floor_seconds": item.seconds, "ruled_out": item.seconds > period}
+            for item in floors
+        ],
+        "candidates": [item.to_json(period) for item in found],
+    }
 
 
 def _run_options(options: LoopOptions, device: str | None, prefill: bool) -> RunOptions:

@@ -7,7 +7,6 @@ from pydantic import BaseModel, ConfigDict
 from memfloor.engine.cpu.native import allowed_cpus
 from memfloor.errors import UsageError
 from memfloor.experiments.job import Unavailable, take_environment
-from memfloor.floor import cycle_bytes
 from memfloor.hardware import match_driver_name
 from memfloor.measure.ceiling import Ceiling, ceiling_for, unavailable_reason
 from memfloor.measure.clock import clock_for
@@ -15,8 +14,9 @@ from memfloor.measure.cycle_facts import CycleFacts
 from memfloor.measure.pace import Pace, Work, take_cycles
 from memfloor.measure.telemetry import LoadWatch, read_sensors
 from memfloor.record import CeilingReading, Cell, Cycles, DeviceInfo, Environment, ObservedPath
+from memfloor.report.deadlines import Asked, below_floor
 from memfloor.runtimes import DecodeRequest, Prefilling, Rewindable, Runtime, find_runtime
-from memfloor.units import format_bandwidth, format_seconds
+from memfloor.units import format_bandwidth
 
 CEILING_PASSES = 8
 
@@ -131,17 +131,21 @@ def work_of(runtime: Runtime, job: ControlJob, steps_per_call: int) -> Work:
     return Work(None, runtime.prefill, decode)
 
 
+def asked(cell: Cell, steps: int, period_seconds: float) -> Asked:
+    """Return the loop of a cell."""
+    return Asked(cell.spec, cell.workload, steps, period_seconds, cell.prefill)
+
+
 def _refuse_below_floor(job: ControlJob, device: DeviceInfo, ceiling: CeilingReading) -> None:
     # A device of the catalogue has been held against its datasheet before a process was started.
     if match_driver_name(device.name) is not None:
         return
+    loop = asked(job.cell, job.steps, job.period_seconds)
     fastest = ceiling.pass_bytes / min(ceiling.pass_seconds)
-    floor = cycle_bytes(job.cell.spec, job.cell.workload, job.steps, job.cell.prefill) / fastest
+    floor = loop.cycle_bytes / fastest
     if floor > job.period_seconds:
-        raise UsageError(
-            f"no runtime can: the bytes of a cycle take {format_seconds(floor)} at {format_bandwidth(fastest)}, the "
-            f"fastest read of this {device.name}, and the period is {format_seconds(job.period_seconds)}"
-        )
+        where = f"{format_bandwidth(fastest)}, the fastest read of this {device.name}"
+        raise UsageError(below_floor(loop, floor, where))
 
 
 def _read_after(ceiling: Ceiling, cycles: Cycles, steps: int) -> CeilingReading:

@@ -1,6 +1,5 @@
 """Can this loop be closed in time? Cycles of a prompt and some decode steps against a period, in fresh processes."""
 
-import math
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,15 +9,13 @@ from memfloor.errors import UsageError
 from memfloor.experiments.ask import CONTROL_CHILD, LostChildError, ask
 from memfloor.experiments.comparing import identity
 from memfloor.experiments.control_job import ControlJob, Controlled
-from memfloor.floor import check_context, cycle_bytes
+from memfloor.floor import check_context
 from memfloor.hardware import match_driver_name
 from memfloor.measure.environment import device_name
 from memfloor.record import Cell, ControlLoop, Failure, Store
+from memfloor.report.deadlines import device_floors
 from memfloor.runtimes import Prefilling, find_runtime
-from memfloor.units import format_bandwidth, format_seconds
 
-# OpenVLA's: 256 tokens of an image and some 20 of an instruction.
-DEFAULT_PROMPT = 276
 WARMUP_CYCLES = 5
 MOST_HOURS = 24
 
@@ -66,17 +63,6 @@ def without_prefill(runtime: str, decode_only: bool) -> str | None:
     return None if issubclass(found, Prefilling) else f"{runtime} has no pass over a whole prompt"
 
 
-def check_period(hz: float) -> float:
-    """Return the seconds between two ticks.
-
-    Raises:
-        UsageError: The rate is no number above zero.
-    """
-    if not 0 < hz < math.inf:
-        raise UsageError(f"hz must be above zero and finite, not {hz:g}")
-    return 1 / hz
-
-
 def check_minutes(minutes: float) -> float:
     """Return the seconds of a loop.
 
@@ -95,21 +81,12 @@ def check_plan(plan: DeadlinePlan) -> None:
     Raises:
         UsageError: With what is allowed, or the floor.
     """
-    spec, workload = plan.cell.spec, plan.cell.workload
-    if plan.steps < 1:
-        raise UsageError(f"tokens must be 1 or more, not {plan.steps}")
-    check_context(spec, workload.context_len + plan.steps)
-    device = match_driver_name(device_name(plan.cell.device))
-    if device is None:
-        # The process reads its ceiling and says so then.
-        return
-    floor = cycle_bytes(spec, workload, plan.steps, plan.cell.prefill) / device.peak_bytes_per_second
-    if floor > plan.period_seconds:
-        raise UsageError(
-            f"no runtime can: the bytes of a cycle take {format_seconds(floor)} at the datasheet's "
-            f"{format_bandwidth(device.peak_bytes_per_second)} of {device.name}, and the period is "
-            f"{format_seconds(plan.period_seconds)}"
-        )
+    cell = plan.cell
+    check_context(cell.spec, cell.workload.context_len + plan.steps)
+    device = match_driver_name(device_name(cell.device))
+    # Of a device without a datasheet the process reads the ceiling, and says so then.
+    if device is not None:
+        device_floors(asked(cell, plan.steps, plan.period_seconds), [device])
 
 
 def take_loops(plan: DeadlinePlan, store: Store, on_phase: Callable[[str], None]) -> Iterator[ControlLoop | Failure]:
