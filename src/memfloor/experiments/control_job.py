@@ -108,14 +108,12 @@ def work_of(runtime: Runtime, job: ControlJob, steps_per_call: int) -> Work:
     Args:
         runtime: Prepared.
         job: What is asked.
-        steps_per_call: Decode steps that one call takes.
+        steps_per_call: Decode steps that one call takes, a divisor of those of a cycle.
 
     Raises:
-        UsageError: The runtime cannot take the prompt in every cycle, or go back to it, or take so many steps.
+        UsageError: The runtime cannot take the prompt in every cycle, or go back to it.
     """
     name = job.cell.runtime_text
-    if job.steps % steps_per_call:
-        raise UsageError(f"{name} launches {steps_per_call} steps together; {job.steps} tokens are no multiple of that")
     calls = job.steps // steps_per_call
 
     def decode() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from memfloor.errors import UsageError
 from memfloor.experiments.ask import CONTROL_CHILD, LostChildError, ask
 from memfloor.experiments.comparing import identity
-from memfloor.experiments.control_job import ControlJob, Controlled
+from memfloor.experiments.control_job import ControlJob, Controlled, asked
 from memfloor.floor import check_context
 from memfloor.hardware import match_driver_name
 from memfloor.measure.environment import device_name
@@ -82,6 +82,11 @@ def check_plan(plan: DeadlinePlan) -> None:
         UsageError: With what is allowed, or the floor.
     """
     cell = plan.cell
+    per_call = find_runtime(cell.runtime).steps_per_call(cell)
+    if plan.steps % per_call:
+        raise UsageError(
+            f"{cell.runtime_text} launches {per_call} steps together; {plan.steps} tokens are no multiple of that"
+        )
     check_context(cell.spec, cell.workload.context_len + plan.steps)
     device = match_driver_name(device_name(cell.device))
     # Of a device without a datasheet the process reads the ceiling, and says so then.
