@@ -65,7 +65,9 @@ def runs(
 
 
 def query(folder: Path, sql: str, /, *, json: Annotated[bool, Parameter(negative=())] = False) -> None:
-    """Answer one SQL query over the tables runs, steps, anatomies, comparisons, weight_paths and attention of a folder.
+    """Answer one SQL query over the tables of a folder.
+
+    They are runs, steps, anatomies, comparisons, weight_paths, attention, control_loops and cycles.
 
     Args:
         folder: Folder with records.
@@ -77,7 +79,7 @@ def query(folder: Path, sql: str, /, *, json: Annotated[bool, Parameter(negative
     from memfloor.report.weight_ladder import ladders_in
 
     found = read_contents(folder)
-    tables = found.anatomies, compared_in(found), ladders_in(found), found.of("attention").runs
+    tables = found.anatomies, compared_in(found), ladders_in(found), found.of("attention").runs, found.control_loops
     names, rows = run_query(found.runs, sql, *tables)
     if json:
         print_json([dict(zip(names, map(_plain, row), strict=True)) for row in rows])

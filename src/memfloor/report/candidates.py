@@ -114,9 +114,7 @@ def candidate_lines(found: Sequence[Candidate], asked: Asked, models: Sequence[s
     """
     period = format_seconds(asked.period_seconds)
     if not found:
-        return [
-            f"Nothing on record to tell of {asked.spec.name} there, or to predict it from; of all: {_listed(models)}."
-        ]
+        return [f"Nothing on record tells of {asked.spec.name} there, or of its like; on record are {_listed(models)}."]
     kept = [item for item in found if item.verdict(asked.period_seconds) == "yes"]
     lines = [
         f"{len(kept)} of {len(found)} would keep {period} at p99{_without_prompt(kept, asked)}"

@@ -10,12 +10,14 @@ import jinja2
 
 import memfloor
 from memfloor.errors import UsageError
-from memfloor.record import Anatomy, Failure, Run, Skip, Timed, UnreadableFile
+from memfloor.record import Anatomy, ControlLoop, Failure, Run, Skip, Timed, UnreadableFile
 from memfloor.report.anatomy_section import anatomy_section
 from memfloor.report.attention import Attention
 from memfloor.report.attention_section import attention_section
 from memfloor.report.compared import Compared
 from memfloor.report.comparison_section import comparison_section
+from memfloor.report.control import summarise_loops
+from memfloor.report.control_section import control_section
 from memfloor.report.cost import catalogue_costs
 from memfloor.report.cost_section import cost_section
 from memfloor.report.figures import FIGURES, figure_svg
@@ -24,6 +26,7 @@ from memfloor.report.repeat import (
     anatomy_commands,
     attention_commands,
     comparison_commands,
+    control_commands,
     ladder_commands,
     study_commands,
 )
@@ -48,6 +51,7 @@ def render(
     compared: Sequence[Compared] = (),
     ladders: Sequence[WeightLadder] = (),
     attention: Attention | None = None,
+    loops: Sequence[ControlLoop] = (),
 ) -> str:
     """Return the page for the records of one folder.
 
@@ -59,13 +63,14 @@ def render(
         compared: Comparisons.
         ladders: Paths of weights.
         attention: What was said of attention backends.
+        loops: Control loops.
 
     Raises:
         UsageError: There is nothing to report.
     """
     summaries, invalid = summarise(records)
     attention = attention or Attention()
-    if not any((summaries, invalid, anatomies, compared, attention.rows, attention.invalid)):
+    if not any((summaries, invalid, anatomies, compared, attention.rows, attention.invalid, loops)):
         raise UsageError(f"{folder} holds no records; take some with: memfloor study --out {folder}")
     comparisons = [item.comparison for item in compared if item.comparison]
     every = [*summaries, *(row.summary for row in attention.rows)]
@@ -75,7 +80,7 @@ def render(
         version=memfloor.__version__,
         made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         folder=str(folder),
-        headline=headline(summaries) if summaries else _without_times(invalid, anatomies, compared, attention),
+        headline=headline(summaries) if summaries else _without_times(invalid, anatomies, compared, attention, loops),
         cautions=cautions(summaries),
         columns=CELL_COLUMNS,
         tables=_tables(summaries, invalid),
@@ -85,9 +90,10 @@ def render(
             comparison_section(compared),
             attention_section(attention),
             anatomy_section(anatomies, folder),
+            control_section(loops),
             cost_section(catalogue_costs(summaries)),
         ],
-        environments=_environments([*(run for item in every for run in item.runs), *anatomies]),
+        environments=_environments([*(run for item in every for run in item.runs), *anatomies, *loops]),
         unreadable=unreadable,
         commands=[
             *study_commands(summaries, comparisons),
@@ -95,17 +101,27 @@ def render(
             *ladder_commands(ladders),
             *attention_commands([row.summary for row in attention.rows]),
             *anatomy_commands(anatomies, comparisons),
+            *control_commands(summarise_loops(loops)),
         ],
         scripts=scripts() if anatomies or any(item.ratio for item in compared) else [],
     )
 
 
 def _without_times(
-    invalid: Sequence[InvalidCell], anatomies: Sequence[Anatomy], compared: Sequence[Compared], attention: Attention
+    invalid: Sequence[InvalidCell],
+    anatomies: Sequence[Anatomy],
+    compared: Sequence[Compared],
+    attention: Attention,
+    loops: Sequence[ControlLoop],
 ) -> str:
     if invalid:
         return "No cell gave a time."
-    kinds = (("anatomies", anatomies), ("comparisons", compared), ("attention backends", attention.rows))
+    kinds = (
+        ("anatomies", anatomies),
+        ("comparisons", compared),
+        ("attention backends", attention.rows),
+        ("control loops", loops),
+    )
     shown = [name for name, found in kinds if found]
     return f"{' and '.join(shown or ['attention backends']).capitalize()}, and no plain runs."
 
@@ -153,7 +169,7 @@ def _tables(
     return [(name, rows[name], lost[name]) for name in dict.fromkeys((*rows, *lost))]
 
 
-def _environments(taken: Sequence[Timed]) -> list[dict[str, str]]:
+def _environments(taken: Sequence[Timed | ControlLoop]) -> list[dict[str, str]]:
     """Return each different environment once, in words."""
     found: dict[str, dict[str, str]] = {}
     for run in taken:
