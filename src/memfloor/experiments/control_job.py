@@ -1,6 +1,6 @@
 """One control loop in this process: prepare the runtime, run cycles at their pace, describe what happened."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
@@ -73,6 +73,7 @@ def do_control(
     reason = runtime_class.unavailable_reason(cell) or unavailable_reason(cell.device)
     if reason is not None:
         raise Unavailable(reason)
+    _refuse_below_floor(job, device, cpus)
     per_call = runtime_class.steps_per_call(cell)
     runtime = runtime_class(
         # The census takes one more call.
@@ -84,7 +85,6 @@ def do_control(
     ceiling = ceiling_for(cell.device, cpus)
     ceiling.read(1)
     before_loop = ceiling.read(CEILING_PASSES)
-    _refuse_below_floor(job, device, before_loop)
     work = work_of(runtime, job, per_call)
     on_phase(f"running cycles for {job.seconds:g} s")
     watch, sensors = LoadWatch(), read_sensors(device)
@@ -134,11 +134,13 @@ def asked(cell: Cell, steps: int, period_seconds: float) -> Asked:
     return Asked(cell.spec, cell.workload, steps, period_seconds, cell.prefill)
 
 
-def _refuse_below_floor(job: ControlJob, device: DeviceInfo, ceiling: CeilingReading) -> None:
+def _refuse_below_floor(job: ControlJob, device: DeviceInfo, cpus: Sequence[int]) -> None:
     # A device of the catalogue has been held against its datasheet before a process was started.
     if match_driver_name(device.name) is not None:
         return
     loop = asked(job.cell, job.steps, job.period_seconds)
+    # Its buffer is given back before weights are loaded.
+    ceiling = ceiling_for(job.cell.device, cpus).read(CEILING_PASSES)
     fastest = ceiling.pass_bytes / min(ceiling.pass_seconds)
     floor = loop.cycle_bytes / fastest
     if floor > job.period_seconds:

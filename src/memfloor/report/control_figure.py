@@ -52,7 +52,8 @@ def _draw_cycles(axes: Axes, summary: LoopSummary) -> None:
             dots = [(times[place], value) for place, value in shown if (value > period) == late]
             axes.plot(*_milliseconds(dots), ".", color=colour, markersize=3, alpha=0.7)
     axes.axhline(1e3 * period, color=THRESHOLD_COLOUR, linewidth=1.2)
-    axes.set_ylim(bottom=0)
+    # Some cycles take a hundred times as long as others.
+    axes.set_yscale("log")
     axes.set_ylabel("response, ms")
     axes.set_xlabel("seconds since the loop began")
     first = summary.first
@@ -74,6 +75,7 @@ def _draw_tail(axes: Axes, summary: LoopSummary) -> None:
     )
     axes.axvline(1e3 * summary.first.period_seconds, color=THRESHOLD_COLOUR, linewidth=1.2)
     axes.axvline(1e3 * summary.floor_seconds, color=DARK_GREY, linewidth=1.2, linestyle=":")
+    axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_ylabel("share as long or longer")
     axes.set_xlabel("response, ms")

@@ -22,7 +22,7 @@ LOOP_COLUMNS = (
 )
 NARROW = (2, 3, 5, 6, 9, 10)
 WIDE_TABLE = 180
-COINCIDENCE_COLUMNS = ("what happened", "in the slowest", "in the others", "by chance", "why")
+COINCIDENCE_COLUMNS = ("what happened", "in the slowest", "in the others", "by chance", "told")
 PART_WORDS = {
     "late_seconds": "beginning late",
     "prefill_seconds": "the prompt",
