@@ -141,6 +141,10 @@ def _refuse_below_floor(job: ControlJob, device: DeviceInfo, cpus: Sequence[int]
     loop = asked(job.cell, job.steps, job.period_seconds)
     # Its buffer is given back before weights are loaded.
     ceiling = ceiling_for(job.cell.device, cpus).read(CEILING_PASSES)
+    if job.cell.device == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
     fastest = ceiling.pass_bytes / min(ceiling.pass_seconds)
     floor = loop.cycle_bytes / fastest
     if floor > job.period_seconds:

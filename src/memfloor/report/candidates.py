@@ -1,7 +1,7 @@
 """Which device, runtime and format on record would keep a period.
 
-From steps alone a cycle is expected to take as many times the median step, or the p99 of steps, as it has tokens: more
-than the p99 of their sum. Loops that were run say it themselves.
+From steps alone a cycle is expected to take as many times the median step, or the p99 of steps, as it has tokens. That
+knows nothing of what is rarer than one step in a hundred. Loops that were run say it themselves.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -122,8 +122,8 @@ def candidate_lines(found: Sequence[Candidate], asked: Asked, models: Sequence[s
     ]
     if any(item.origin == "steps" for item in found):
         lines.append(
-            f"From steps: {asked.steps} times the median step, or the p99 of steps, which is more than that of their "
-            "sum. What a loop adds, as beginning late, is not in it."
+            f"From steps: {asked.steps} times the median step, or the p99 of steps. What befalls fewer than one step "
+            "in a hundred is not in it, nor what a loop adds, as beginning late: run the loop there to have both."
         )
     if any(item.origin == "predicted" for item in found):
         lines.append(
@@ -131,7 +131,7 @@ def candidate_lines(found: Sequence[Candidate], asked: Asked, models: Sequence[s
             "range on devices left out (memfloor predict)."
         )
     if asked.prefills and not all(item.takes_prompt for item in found):
-        lines.append("Where no prompt is on record, decode steps alone are told of: run the loop there to have both.")
+        lines.append("Where no prompt is on record, decode steps alone are told of.")
     return lines
 
 

@@ -159,14 +159,19 @@ def _too_few(summary: LoopSummary) -> str:
 
 def _cautions(summary: LoopSummary) -> list[str]:
     first = summary.first
-    prompt = first.cell.workload.context_len
-    lines = []
-    if first.no_prefill:
-        lines.append(
-            f"Decode only, from {prompt} tokens in the cache ({first.no_prefill}): a loop that must take its prompt in "
-            "every cycle takes that time too."
-        )
+    lines = [_without_prompt(summary)] if first.no_prefill else []
     silent = [f"{name} ({reason})" for name, reason in first.cycles.silent.items()]
     if silent:
         lines.append(f"No sensor for: {', '.join(silent)}.")
     return lines
+
+
+def _without_prompt(summary: LoopSummary) -> str:
+    first, decode = summary.first, summary.median_seconds("decode_seconds")
+    prompt = first.cell.workload.context_len
+    assert decode is not None
+    stepwise = format_seconds(prompt * decode / first.steps)
+    return (
+        f"Decode only, from {prompt} tokens in the cache ({first.no_prefill}). A loop that must take its prompt in "
+        f"every cycle takes that time too: token by token, as decode steps, some {stepwise}."
+    )

@@ -172,6 +172,10 @@ class LlamaContext:
         """Forget every token."""
         self._api.llama_memory_clear(self._api.llama_get_memory(self.handle), True)
 
+    def cut(self, tokens: int) -> None:
+        """Forget every token behind the first `tokens`."""
+        self._api.llama_memory_seq_rm(self._api.llama_get_memory(self.handle), 0, tokens, -1)
+
     def cached_len(self) -> int:
         """Return the number of tokens in the KV cache."""
         return int(self._api.llama_memory_seq_pos_max(self._api.llama_get_memory(self.handle), 0)) + 1

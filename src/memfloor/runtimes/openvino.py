@@ -85,6 +85,21 @@ class OpenVino(OneCallRuntime):
         self._feed(np.array([[self.token]], np.int64))
         self.token = int(self._logits.argmax())
 
+    def rewind(self) -> None:
+        """Cut the states back to the prompt and feed the first token again."""
+        import openvino
+
+        for state in self._prepared().query_state():
+            # The plugin offers no cut: the states are read and written.
+            state.state = openvino.Tensor(state.state.data[:, :, : self.request.start_len].copy())
+        self._feed_first()
+
+    def prefill(self) -> None:
+        """Empty the states, take the prompt in chunks, and feed the first token again."""
+        self._prepared().reset_state()
+        self._prefill()
+        self._feed_first()
+
     def last_logits(self) -> NDArray[np.float32]:
         """Return the last step's logits, [V]."""
         return self._logits
@@ -111,6 +126,9 @@ class OpenVino(OneCallRuntime):
         infer.infer(feed, share_inputs=True, share_outputs=True)
         self._logits = infer.get_output_tensor(0).data[0, -1]
         self.position = end
+
+    def _feed_first(self) -> None:
+        self.token, self.position = self.request.seed % self.request.cell.spec.vocab_size, self.request.start_len
 
     def _fill_cache(self) -> None:
         if self.request.cell.prefill and self.request.start_len:
