@@ -90,11 +90,10 @@ def candidates(asked: Asked, loops: Sequence[LoopSummary], summaries: Sequence[C
 def candidate_row(item: Candidate, asked: Asked) -> list[str]:
     """Return the row of a candidate."""
     tail = item.tail_seconds
-    source = {"loop": "loops", "steps": "steps", "predicted": "predicted"}[item.origin]
     return [
         item.device,
         item.path,
-        source + (f", {item.runs} runs" if item.runs else ""),
+        _source(item),
         str(item.context_len),
         "taken" if item.takes_prompt else "not on record" if asked.prefills else "left out",
         format_seconds(item.p50_seconds),
@@ -133,6 +132,14 @@ def candidate_lines(found: Sequence[Candidate], asked: Asked, models: Sequence[s
     if asked.prefills and not all(item.takes_prompt for item in found):
         lines.append("Where no prompt is on record, decode steps alone are told of.")
     return lines
+
+
+def _source(item: Candidate) -> str:
+    unit = {"loop": "loop", "steps": "run", "predicted": ""}[item.origin]
+    if not unit:
+        return item.origin
+    counted_in = f"{item.runs} {unit}{'s' if item.runs > 1 else ''}"
+    return counted_in if item.origin == "loop" else f"steps of {counted_in}"
 
 
 def _verdict_text(item: Candidate, asked: Asked) -> str:

@@ -113,8 +113,8 @@ def _answer(summary: LoopSummary) -> str:
         f"{rate_text(misses.per_hour)} an hour, 95 % Poisson interval [{rate_text(low)}, {rate_text(high)}]"
     )
     if misses.dispersion == 1.0:
-        return f"{text}, as if misses did not hang together."
-    return f"{text}, widened because they hang together: counts scatter {misses.dispersion:.3g} times as much."
+        return f"{text}, which takes misses for independent."
+    return f"{text}, widened because misses come together: they scatter {misses.dispersion:.3g} times as much."
 
 
 def _quantiles(summary: LoopSummary) -> str:
