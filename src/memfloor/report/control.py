@@ -102,6 +102,12 @@ class LoopSummary:
         return median(reading.bytes_per_second for loop in self.loops for reading in loop.ceilings)
 
     @property
+    def ceiling_range(self) -> tuple[float, float]:
+        """Return the lowest and the highest of the readings of the bandwidth."""
+        read = [reading.bytes_per_second for loop in self.loops for reading in loop.ceilings]
+        return min(read), max(read)
+
+    @property
     def floor_seconds(self) -> float:
         """Return the time of a cycle's bytes at the bandwidth read beside it."""
         return self.cycle_bytes / self.ceiling_bytes_per_second

@@ -10,9 +10,8 @@ from matplotlib.figure import Figure
 from memfloor.record import ControlLoop
 from memfloor.report.colours import DARK_GREY, MEASURED_COLOUR, THRESHOLD_COLOUR
 from memfloor.report.control import LoopSummary, response_seconds
-from memfloor.report.control_text import cycle_text
+from memfloor.report.control_text import loop_title
 from memfloor.report.figures import STYLE
-from memfloor.report.tables import runtime_label
 
 # A loop of hours has more cycles than a figure has room, or a page should carry.
 MOST_DOTS = 1200
@@ -56,9 +55,7 @@ def _draw_cycles(axes: Axes, summary: LoopSummary) -> None:
     axes.set_yscale("log")
     axes.set_ylabel("response, ms")
     axes.set_xlabel("seconds since the loop began")
-    first = summary.first
-    title = f"{summary.device}  {first.cell.spec.name} {runtime_label(first.cell)}, {cycle_text(summary)}"
-    axes.set_title(title, loc="left", fontsize=8)
+    axes.set_title(loop_title(summary), loc="left", fontsize=8)
 
 
 def _draw_tail(axes: Axes, summary: LoopSummary) -> None:

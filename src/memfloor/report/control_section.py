@@ -16,6 +16,7 @@ from memfloor.report.control_text import (
     coincidence_title,
     loop_lines,
     loop_row,
+    loop_title,
 )
 from memfloor.report.figures import figure_svg
 
@@ -38,7 +39,12 @@ def control_section(loops: Sequence[ControlLoop]) -> str:
         rows=list(map(loop_row, summaries)),
         why_columns=COINCIDENCE_COLUMNS,
         loops=[
-            (coincidence_title(summary), loop_lines(summary), list(map(coincidence_row, summary.coincidences)))
+            {
+                "title": loop_title(summary),
+                "lines": loop_lines(summary),
+                "caption": coincidence_title(summary),
+                "reasons": list(map(coincidence_row, summary.coincidences)),
+            }
             for summary in summaries
         ],
         note=coincidence_note(),

@@ -1,5 +1,7 @@
 """What control loops say, as rows of tables and sentences: the same in the terminal and on the page."""
 
+from memfloor.record import STEADY_SPREAD
+from memfloor.report.alarms import FOREIGN_LOAD
 from memfloor.report.coincidence import CLOCK_DROP, FEWEST_CYCLES, LEVEL, Coincidence, Excess
 from memfloor.report.control import LoopSummary
 from memfloor.report.tables import runtime_label
@@ -54,6 +56,14 @@ def cycle_text(summary: LoopSummary) -> str:
     first = summary.first
     prompt = first.cell.workload.context_len
     return f"{first.steps} at {prompt}" if first.no_prefill else f"{prompt} + {first.steps} tokens"
+
+
+def loop_title(summary: LoopSummary) -> str:
+    """Return which loop it is, on which device."""
+    first = summary.first
+    pace = format_seconds(first.period_seconds)
+    what = f"{first.cell.spec.name} {runtime_label(first.cell)}, {cycle_text(summary)}"
+    return f"{what}, every {pace}" + ("" if first.paced else ", unpaced") + f" on {summary.device}"
 
 
 def rate_text(per_hour: float) -> str:
@@ -160,6 +170,12 @@ def _too_few(summary: LoopSummary) -> str:
 def _cautions(summary: LoopSummary) -> list[str]:
     first = summary.first
     lines = [_without_prompt(summary)] if first.no_prefill else []
+    load = max(loop.environment.foreign_load for loop in summary.loops)
+    if load > FOREIGN_LOAD:
+        lines.append(f"Other processes took up to {format_percent(load)} of the host's cores during a loop.")
+    slow, fast = summary.ceiling_range
+    if fast > STEADY_SPREAD * slow:
+        lines.append(f"Bandwidth was read as {format_bandwidth(slow)} to {format_bandwidth(fast)} around the loops.")
     silent = [f"{name} ({reason})" for name, reason in first.cycles.silent.items()]
     if silent:
         lines.append(f"No sensor for: {', '.join(silent)}.")
