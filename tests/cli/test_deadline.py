@@ -41,7 +41,7 @@ def test_a_loop_is_run_recorded_and_summed_up(looped, tiny_model):
 def test_the_engine_decodes_alone_and_says_why(shell, tiny_model, tmp_path):
     result = shell("deadline", tiny_model, *LOOP, "--runtime", "engine", "--unpaced", "--out", tmp_path)
     assert result.status == 0, result.err
-    assert "Decode only, from 8 tokens in the cache (engine has no pass over a whole prompt)" in result.out
+    assert "Decode only, from 8 tokens in the cache (engine takes prompts token by token on this device)" in result.out
     [loop] = Store(tmp_path).contents().control_loops
     assert (loop.paced, loop.cycles.late_seconds, loop.cycles.prefill_seconds) == (False, (), ())
 

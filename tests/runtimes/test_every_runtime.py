@@ -159,7 +159,7 @@ def test_going_back_decodes_the_same_tokens_again_as_every_cycle_of_a_loop_must(
 @each_runtime
 def test_a_prompt_in_every_cycle_is_the_one_that_was_prepared(usable, runtime):
     if not issubclass(REGISTRY[runtime], Prefilling):
-        pytest.skip(f"{runtime} has no pass over a whole prompt")
+        pytest.skip(f"{runtime} cannot take a prompt again")
     system = usable(runtime, start_len=6, max_steps=4, prefill=True)
     first = system.outputs(3)
     for _ in range(2):

@@ -111,11 +111,11 @@ def _run(
 
     seconds = check_minutes(options.minutes)
     name, given = parse_runtime(runtime)
-    no_prefill = without_prefill(name, options.decode_only)
-    run_options = _run_options(options, device, prefill=no_prefill is None)
+    run_options = _run_options(options, device)
     (cell,) = grid([model], [prompt], [(name, given)], chosen_device(run_options), **grid_options(run_options))
+    no_prefill = without_prefill(cell, options.decode_only)
     plan = DeadlinePlan(
-        cell=cell,
+        cell=cell.model_copy(update={"prefill": no_prefill is None}),
         no_prefill=no_prefill,
         steps=tokens,
         period_seconds=period_seconds,
@@ -190,7 +190,7 @@ def _decision_json(asked: "Asked", floors: "Sequence[DeviceFloor]", found: "Sequ
     }
 
 
-def _run_options(options: LoopOptions, device: str | None, prefill: bool) -> RunOptions:
+def _run_options(options: LoopOptions, device: str | None) -> RunOptions:
     return RunOptions(
         runs=options.runs,
         weights=options.weights,
@@ -198,7 +198,6 @@ def _run_options(options: LoopOptions, device: str | None, prefill: bool) -> Run
         kv=options.kv,
         device=device,
         threads=options.threads,
-        prefill=prefill,
         weights_from=options.weights_from,
         time_limit_seconds=options.time_limit_seconds,
         seed=options.seed,

@@ -125,7 +125,7 @@ def work_of(runtime: Runtime, job: ControlJob, steps_per_call: int) -> Work:
             raise UsageError(f"{name} cannot go back to the prompt, as every cycle of a control loop must")
         return Work(runtime.rewind, None, decode)
     if not isinstance(runtime, Prefilling):
-        raise UsageError(f"{name} has no pass over a whole prompt")
+        raise UsageError(f"{name} cannot take a prompt again")
     return Work(None, runtime.prefill, decode)
 
 

@@ -47,20 +47,19 @@ class DeadlinePlan:
     seed: int = 0
 
 
-def without_prefill(runtime: str, decode_only: bool) -> str | None:
-    """Return why the cycles of a runtime take no prompt; None where they do.
+def without_prefill(cell: Cell, decode_only: bool) -> str | None:
+    """Return why the cycles of a cell take no prompt; None where they do.
 
     Args:
-        runtime: Name of the runtime.
+        cell: What is decoded and how.
         decode_only: Whether only decode steps were asked for.
-
-    Raises:
-        UsageError: There is no such runtime.
     """
-    found = find_runtime(runtime)
     if decode_only:
         return "decode alone was asked for"
-    return None if issubclass(found, Prefilling) else f"{runtime} has no pass over a whole prompt"
+    found = find_runtime(cell.runtime)
+    if issubclass(found, Prefilling) and found.passes_over_prompts(cell):
+        return None
+    return f"{cell.runtime} takes prompts token by token on this device"
 
 
 def check_minutes(minutes: float) -> float:

@@ -123,6 +123,11 @@ class HfEager:
             self.cache.crop(-beyond)
         self.token = self.first_token()
 
+    @classmethod
+    def passes_over_prompts(cls, cell: Cell) -> bool:
+        """Tell that the model takes a prompt in chunks."""
+        return True
+
     def prefill(self) -> None:
         """Begin a new cache with the prompt, in chunks, and feed the first token again."""
         self.cache = self.make_cache()

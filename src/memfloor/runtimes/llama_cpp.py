@@ -93,6 +93,11 @@ class LlamaCpp(OneCallRuntime):
         self._prepared().cut(self.request.start_len)
         self._feed_first()
 
+    @classmethod
+    def passes_over_prompts(cls, cell: Cell) -> bool:
+        """Tell that llama.cpp takes a prompt in chunks."""
+        return True
+
     def prefill(self) -> None:
         """Forget every token, take the prompt in chunks, and feed the first token again."""
         context = self._prepared()

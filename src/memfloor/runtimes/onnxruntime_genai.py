@@ -86,6 +86,11 @@ class OnnxRuntimeGenai(OneCallRuntime):
         self._prepared().rewind_to(self.request.start_len)
         self._feed_first()
 
+    @classmethod
+    def passes_over_prompts(cls, cell: Cell) -> bool:
+        """Tell that the generator takes a prompt in one pass."""
+        return True
+
     def prefill(self) -> None:
         """Forget every token, take the prompt in one pass, and feed the first token again."""
         self._prepared().rewind_to(0)

@@ -94,6 +94,11 @@ class OpenVino(OneCallRuntime):
             state.state = openvino.Tensor(state.state.data[:, :, : self.request.start_len].copy())
         self._feed_first()
 
+    @classmethod
+    def passes_over_prompts(cls, cell: Cell) -> bool:
+        """Tell that the model takes a prompt in chunks."""
+        return True
+
     def prefill(self) -> None:
         """Empty the states, take the prompt in chunks, and feed the first token again."""
         self._prepared().reset_state()

@@ -129,7 +129,11 @@ class Rewindable(Protocol):
 
 @runtime_checkable
 class Prefilling(Protocol):
-    """Take a whole prompt in passes over all of its tokens, not token by token."""
+    """Take a prompt again and again, as a control loop does whose prompts are images."""
+
+    @classmethod
+    def passes_over_prompts(cls, cell: Cell) -> bool:
+        """Tell whether a prompt of this cell goes through in passes over many of its tokens, not token by token."""
 
     def prefill(self) -> None:
         """Forget the cache, fill it with the prompt's `start_len` tokens, and stand where `prepare` left the decode.
