@@ -141,14 +141,8 @@ def _asked(model: str, prompt: int, tokens: int, period_seconds: float, options:
 
 
 def _decide(asked: "Asked", folder: Path, device: str | None, json: bool) -> None:
-    from memfloor.report.candidates import (
-        CANDIDATE_COLUMNS,
-        NARROW,
-        WIDE_TABLE,
-        candidate_lines,
-        candidate_row,
-        candidates,
-    )
+    from memfloor.report.candidate_text import CANDIDATE_COLUMNS, NARROW, WIDE_TABLE, candidate_lines, candidate_row
+    from memfloor.report.candidates import candidates
     from memfloor.report.control import summarise_loops
     from memfloor.report.deadlines import FLOOR_COLUMNS, device_floors
     from memfloor.report.summary import summarise
