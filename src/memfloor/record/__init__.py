@@ -3,6 +3,7 @@
 from memfloor.record.anatomy import Anatomy, Role, StepTrace, TracedKernel
 from memfloor.record.ceiling import CPU_CEILING_PASSES, STEADY_SPREAD, CeilingReading, paired_ceiling
 from memfloor.record.comparison import Arm, ArmObservation, Comparison, DifferingField, Outputs, Question
+from memfloor.record.control import ControlLoop, Cycles
 from memfloor.record.energy import (
     EnergyProtocol,
     EnergyReading,
@@ -41,6 +42,8 @@ __all__ = [
     "Cell",
     "Comparison",
     "Contents",
+    "ControlLoop",
+    "Cycles",
     "DeviceInfo",
     "DifferingField",
     "EnergyProtocol",

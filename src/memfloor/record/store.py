@@ -14,11 +14,12 @@ from pydantic import Field, TypeAdapter, ValidationError
 from memfloor.errors import UsageError, first_problem
 from memfloor.record.anatomy import Anatomy
 from memfloor.record.comparison import ArmObservation, Comparison
+from memfloor.record.control import ControlLoop
 from memfloor.record.energy import EnergyRun
 from memfloor.record.quality import Quality
 from memfloor.record.schema import SCHEMA_VERSION, Failure, Run, Skip, StepPart
 
-Record = Run | Failure | Skip | Anatomy | Comparison | ArmObservation | Quality | EnergyRun
+Record = Run | Failure | Skip | Anatomy | Comparison | ArmObservation | Quality | EnergyRun | ControlLoop
 TRACE_SUFFIX = ".trace.json.gz"
 _ADAPTER: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
@@ -84,6 +85,11 @@ class Contents:
         """Return the energy runs, those that gave nothing included."""
         return [record for record in self.every if isinstance(record, EnergyRun)]
 
+    @property
+    def control_loops(self) -> list[ControlLoop]:
+        """Return the control loops."""
+        return [record for record in self.every if isinstance(record, ControlLoop)]
+
 
 class Store:
     """Keep records in a folder; many processes may write to it at once."""
@@ -118,7 +124,8 @@ class Store:
         try:
             with draft.open("w", encoding="utf-8") as file:
                 # A trace has a thousand kernels: a number per line would be most of the file.
-                indent = None if isinstance(record, Anatomy | ArmObservation | Quality | EnergyRun) else 1
+                compact = isinstance(record, Anatomy | ArmObservation | Quality | EnergyRun | ControlLoop)
+                indent = None if compact else 1
                 file.write(record.model_dump_json(indent=indent) + "\n")
                 file.flush()
                 os.fsync(file.fileno())

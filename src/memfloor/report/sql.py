@@ -6,8 +6,9 @@ from typing import Any
 import duckdb
 
 from memfloor.errors import UsageError
-from memfloor.record import Anatomy, EnergyRun, Failure, Run, Skip
+from memfloor.record import Anatomy, ControlLoop, EnergyRun, Failure, Run, Skip
 from memfloor.report.compared import Compared
+from memfloor.report.sql_control import CONTROL_LOOPS, CYCLES, cycle_rows, loop_row
 from memfloor.report.sql_energy import ENERGY, energy_row
 from memfloor.report.sql_tables import (
     ANATOMIES,
@@ -35,8 +36,9 @@ def run_query(
     ladders: Sequence[WeightLadder] = (),
     attention: Sequence[Run | Failure | Skip] = (),
     energy_runs: Sequence[EnergyRun] = (),
+    loops: Sequence[ControlLoop] = (),
 ) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Answer one SELECT over the tables of a folder, from `runs` and `steps` to `energy`.
+    """Answer one SELECT over the tables of a folder's records: `runs`, `steps`, `anatomies` and those that follow.
 
     Args:
         records: Valid records.
@@ -46,6 +48,7 @@ def run_query(
         ladders: A row for each of their paths.
         attention: Records of attention backends, a row each; they are no steps.
         energy_runs: A row each.
+        loops: A row each of `control_loops`, and one of `cycles` for each of their cycles.
 
     Raises:
         UsageError: DuckDB refuses the query, with its reason.
@@ -58,6 +61,8 @@ def run_query(
         "weight_paths": (WEIGHT_PATHS, weight_path_rows(ladders)),
         "attention": (ATTENTION, map(attention_row, attention)),
         "energy": (ENERGY, map(energy_row, energy_runs)),
+        "control_loops": (CONTROL_LOOPS, map(loop_row, loops)),
+        "cycles": (CYCLES, (row for loop in loops for row in cycle_rows(loop))),
     }
     with duckdb.connect(":memory:") as connection:
         for name, (columns, rows) in tables.items():
