@@ -50,8 +50,7 @@ class HfStatic(HfEager):
     def prepare(self) -> None:
         """Build the model and its cache, take steps until libraries have settled and, for `launch=graph`, capture one.
 
-        Both launch modes take the same steps and start over: cuDNN's attention rounds otherwise in a process's first
-        steps than later.
+        Both launch modes take the same steps and start over, so that libraries have chosen and allocated alike.
         """
         super().prepare()
         if self.request.cell.device != "cuda":
