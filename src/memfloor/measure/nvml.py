@@ -1,5 +1,6 @@
-"""GPU 0 as its driver's management library sees it, without a CUDA context."""
+"""The GPU that a run would use, as its driver's management library sees it, without a CUDA context."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ class NotInstalled(Unanswered):
 
 
 def ask(question: Callable[[Any, Any], Any]) -> Any:
-    """Return what a question, given the library and its handle of GPU 0, answers.
+    """Return what a question, given the library and its handle of the first visible GPU, answers.
 
     Raises:
         NotInstalled: The library is missing.
@@ -25,6 +26,12 @@ def ask(question: Callable[[Any, Any], Any]) -> Any:
         raise NotInstalled("nvidia-ml-py is not installed") from error
     try:
         pynvml.nvmlInit()
-        return question(pynvml, pynvml.nvmlDeviceGetHandleByIndex(0))
+        return question(pynvml, _first_visible(pynvml))
     except pynvml.NVMLError as error:
         raise Unanswered(str(error)) from error
+
+
+def _first_visible(nvml: Any) -> Any:
+    # Which GPU a process gets among several is said by this variable alone; the library itself does not heed it.
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0].strip() or "0"
+    return nvml.nvmlDeviceGetHandleByIndex(int(first)) if first.isdecimal() else nvml.nvmlDeviceGetHandleByUUID(first)

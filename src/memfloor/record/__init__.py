@@ -19,8 +19,9 @@ from memfloor.record.schema import (
     Step,
     StepPart,
     Timed,
+    parse_runtime,
 )
-from memfloor.record.store import Contents, Record, Store, UnreadableFile
+from memfloor.record.store import Contents, Record, Store, UnreadableFile, read_record, record_text
 
 __all__ = [
     "CPU_CEILING_PASSES",
@@ -57,4 +58,7 @@ __all__ = [
     "TracedKernel",
     "UnreadableFile",
     "paired_ceiling",
+    "parse_runtime",
+    "read_record",
+    "record_text",
 ]

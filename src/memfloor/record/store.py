@@ -5,6 +5,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -107,23 +108,52 @@ class Store:
         Raises:
             UsageError: The folder cannot be written to, or the disk is full; nothing is left behind.
         """
-        path = self.folder / f"{_file_stem(record)}.json"
+        path = self._path(record)
+        with self._written(record, path) as draft:
+            draft.replace(path)
+        return path
+
+    def add_once(self, record: Record) -> bool:
+        """Write a record as `add` does, but leave the one that is there if it has the same name.
+
+        Of several processes that add one record, exactly one succeeds.
+
+        Returns:
+            Whether it was written.
+
+        Raises:
+            UsageError: The folder cannot be written to, the disk is full, or its file system knows no hard links.
+        """
+        path = self._path(record)
+        try:
+            with self._written(record, path) as draft:
+                # A rename would put it in the place of another writer's; a link is refused.
+                os.link(draft, path)
+        except FileExistsError:
+            return False
+        return True
+
+    def _path(self, record: Record) -> Path:
+        return self.folder / f"{_file_stem(record)}.json"
+
+    @contextmanager
+    def _written(self, record: Record, path: Path) -> Iterator[Path]:
+        """Give the synced draft of a record, to be put in its place, and leave neither draft nor doubt behind."""
         draft = self.folder / f".draft-{uuid.uuid4().hex}"
         try:
             with draft.open("w", encoding="utf-8") as file:
-                # A trace has a thousand kernels: a number per line would be most of the file.
-                indent = None if isinstance(record, Anatomy | ArmObservation | Quality) else 1
-                file.write(record.model_dump_json(indent=indent) + "\n")
+                file.write(record_text(record) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-            draft.replace(path)
+            yield draft
             _sync_folder(self.folder)
+        except FileExistsError:
+            raise
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
         finally:
             # Also after an interrupt; a draft that has become the record is not there any more.
             draft.unlink(missing_ok=True)
-        return path
 
     def trace_path(self, record_id: str, what: str) -> Path:
         """Return where the trace of an anatomy goes, which Perfetto opens.
@@ -192,10 +222,22 @@ class Store:
         return (path for path in sorted(self.folder.rglob("*.json")) if not path.name.startswith("."))
 
 
-def _read_file(path: Path) -> Record | UnreadableFile:
+def record_text(record: Record) -> str:
+    """Return a record as its file holds it."""
+    # A trace has a thousand kernels: a number per line would be most of the file.
+    return record.model_dump_json(indent=None if isinstance(record, Anatomy | ArmObservation | Quality) else 1)
+
+
+def read_record(text: bytes, path: Path) -> Record | UnreadableFile:
+    """Return the record that a text is, or why it is none.
+
+    Args:
+        text: What a file holds.
+        path: Of the file.
+    """
     try:
-        raw = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        raw = json.loads(text)
+    except ValueError as error:
         return UnreadableFile(path, f"not readable as JSON: {error}")
     if not isinstance(raw, dict) or "schema_version" not in raw:
         return UnreadableFile(path, "not a memfloor record: it has no schema_version")
@@ -206,6 +248,13 @@ def _read_file(path: Path) -> Record | UnreadableFile:
         return _ADAPTER.validate_python(raw, strict=False)
     except ValidationError as error:
         return UnreadableFile(path, f"not a valid record: {first_problem(error)}")
+
+
+def _read_file(path: Path) -> Record | UnreadableFile:
+    try:
+        return read_record(path.read_bytes(), path)
+    except OSError as error:
+        return UnreadableFile(path, f"not readable as JSON: {error}")
 
 
 def _file_stem(record: Record) -> str:

@@ -1,0 +1,112 @@
+"""Which worker takes what: cells that are compared with one another stay together, on one machine."""
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from threading import Condition
+
+from memfloor.experiments.blocks import Plan, blocks
+from memfloor.record import Cell
+from memfloor.sweep.plan import Machine, SweepPlan
+
+
+@dataclass(eq=False)
+class Unit:
+    """Hold the cells of one block that are compared with one another: one worker takes them, one after another.
+
+    Attributes:
+        block: Their block.
+        cells: Those that are not on record yet, in their order.
+        home: Session of the first ones on record, which no other machine belongs to; None if there are none.
+    """
+
+    block: int
+    cells: list[Cell]
+    home: str | None = None
+
+
+def together(cell: Cell) -> Hashable:
+    """Return what cells share that are compared with one another: all runtimes and formats of one workload."""
+    return cell.spec.name, cell.spec.fingerprint, cell.workload.context_len, cell.workload.batch, cell.prefill
+
+
+def units_of(plan: SweepPlan, machine: Machine, sessions: Mapping[str, str]) -> list[Unit]:
+    """Return what a machine still has to take, in order.
+
+    Args:
+        plan: The plan.
+        machine: One of its machines.
+        sessions: By the identity of each run on record, its session.
+    """
+    wanted = Plan(plan.cells(machine), plan.runs, plan.protocol(machine), seed=plan.seed, compared=together)
+    found: dict[Hashable, Unit] = {}
+    for block, cell in blocks(wanted, {}):
+        unit = found.setdefault((block, together(cell)), Unit(block, []))
+        session = sessions.get(plan.run_id(machine, cell, block))
+        if session is None:
+            unit.cells.append(cell)
+        else:
+            unit.home = session
+    return [unit for unit in found.values() if unit.cells]
+
+
+@dataclass
+class Board:
+    """Hand out units to the workers of machines of one name; many threads use it at once.
+
+    Attributes:
+        waiting: Units that nobody is taking, in order.
+    """
+
+    waiting: list[Unit]
+    _taken: int = 0
+    _stopped: bool = False
+    _present: list[str] = field(default_factory=list)
+    _changed: Condition = field(default_factory=Condition)
+
+    def join(self, session: str) -> None:
+        """Note that a worker of this session is there."""
+        with self._changed:
+            self._present.append(session)
+            self._changed.notify_all()
+
+    def leave(self, session: str) -> None:
+        """Note that it has gone, so that others take what it had begun."""
+        with self._changed:
+            self._present.remove(session)
+            self._changed.notify_all()
+
+    def next(self, session: str) -> Unit | None:
+        """Return the next unit for a worker, waiting for those that others may give back; None when nothing is left.
+
+        What was begun on a machine goes on there as long as one of its workers is present.
+        """
+        with self._changed:
+            while not self._stopped:
+                unit = self._choose(session)
+                if unit is not None:
+                    self.waiting.remove(unit)
+                    self._taken += 1
+                    return unit
+                if not self.waiting and not self._taken:
+                    return None
+                self._changed.wait()
+            return None
+
+    def put_back(self, unit: Unit) -> None:
+        """Take a unit back from its worker; what has no cells left is done."""
+        with self._changed:
+            self._taken -= 1
+            if unit.cells:
+                self.waiting.insert(0, unit)
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Hand out nothing more."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def _choose(self, session: str) -> Unit | None:
+        begun_here = [unit for unit in self.waiting if unit.home == session]
+        free = [unit for unit in self.waiting if unit.home is None or unit.home not in self._present]
+        return next(iter(begun_here + free), None)
