@@ -3,6 +3,7 @@
 from memfloor.record.anatomy import Anatomy, Role, StepTrace, TracedKernel
 from memfloor.record.ceiling import CPU_CEILING_PASSES, STEADY_SPREAD, CeilingReading, paired_ceiling
 from memfloor.record.comparison import Arm, ArmObservation, Comparison, DifferingField, Outputs, Question
+from memfloor.record.contents import Contents, Record, UnreadableFile, read_record, record_text
 from memfloor.record.quality import LogitErrors, Quality
 from memfloor.record.schema import (
     SCHEMA_VERSION,
@@ -21,7 +22,7 @@ from memfloor.record.schema import (
     Timed,
     parse_runtime,
 )
-from memfloor.record.store import Contents, Record, Store, UnreadableFile, read_record, record_text
+from memfloor.record.store import Store
 
 __all__ = [
     "CPU_CEILING_PASSES",

@@ -12,7 +12,8 @@ from memfloor.errors import UsageError
 from memfloor.hardware import find_device
 from memfloor.prices import Ownership, PriceList, parse_price
 from memfloor.record import Record, Run
-from memfloor.sweep.plan import LocalMachine, Machine, RayMachine, SshMachine, SweepPlan
+from memfloor.sweep.machines import LocalMachine, Machine, RayMachine, SshMachine
+from memfloor.sweep.plan import SweepPlan
 from memfloor.units import SECONDS_PER_HOUR
 
 # Between two runs of a session that was interrupted lies more than a run.

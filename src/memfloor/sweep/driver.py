@@ -11,9 +11,10 @@ from typing import Any, Protocol
 from memfloor.errors import UsageError
 from memfloor.record import Cell, Failure, Run, Skip
 from memfloor.sweep.ledger import Ledger
+from memfloor.sweep.machines import Machine
 from memfloor.sweep.pipe import Worker, WorkerLost
 from memfloor.sweep.place import Hello
-from memfloor.sweep.plan import Machine, SweepPlan
+from memfloor.sweep.plan import SweepPlan
 from memfloor.sweep.pool import Pool
 from memfloor.sweep.spread import Unit
 

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from itertools import product
 
 from memfloor.sweep.driver import Slot
+from memfloor.sweep.machines import LocalMachine, Machine, SshMachine
 from memfloor.sweep.pipe import PipeWorker, Worker, local_command, ssh_command
 from memfloor.sweep.place import Setup
-from memfloor.sweep.plan import LocalMachine, Machine, SshMachine
 
 
 @contextmanager

@@ -11,8 +11,9 @@ from memfloor.experiments.one_run import RunOrder
 from memfloor.experiments.study import stack
 from memfloor.hardware import match_driver_name
 from memfloor.record import Cell, Failure, Record, Run, Skip
+from memfloor.sweep.machines import Machine
 from memfloor.sweep.place import Hello
-from memfloor.sweep.plan import Machine, SweepPlan, digest
+from memfloor.sweep.plan import SweepPlan, digest
 from memfloor.sweep.spread import Board, units_of
 
 

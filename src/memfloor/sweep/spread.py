@@ -6,7 +6,8 @@ from threading import Condition
 
 from memfloor.experiments.blocks import Plan, blocks
 from memfloor.record import Cell
-from memfloor.sweep.plan import Machine, SweepPlan
+from memfloor.sweep.machines import Machine
+from memfloor.sweep.plan import SweepPlan
 
 
 @dataclass(eq=False)
