@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from memfloor.errors import UsageError
+from memfloor.record.anatomy import Anatomy
 from memfloor.record.comparison import ArmObservation, Comparison
 from memfloor.record.contents import Contents, Record, UnreadableFile, read_record, record_text
 from memfloor.record.quality import Quality
