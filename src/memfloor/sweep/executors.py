@@ -1,13 +1,14 @@
 """The workers of a plan, by the executor of each machine."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import product
 
 from memfloor.sweep.driver import Slot
-from memfloor.sweep.machines import LocalMachine, Machine, SshMachine
+from memfloor.sweep.machines import LocalMachine, Machine, RayMachine, SshMachine
 from memfloor.sweep.pipe import PipeWorker, Worker, local_command, ssh_command
 from memfloor.sweep.place import Setup
+from memfloor.sweep.ray_cluster import connected, ray_slots
 
 
 @contextmanager
@@ -18,14 +19,19 @@ def fleet(machines: Sequence[Machine], ray_address: str | None) -> Iterator[list
         machines: Machines of a plan.
         ray_address: Of the Ray cluster; `auto` unless given.
     """
-    slots: list[Slot] = []
-    for machine in machines:
-        match machine:
-            case LocalMachine():
-                slots += local_slots(machine)
-            case SshMachine():
-                slots += ssh_slots(machine)
-    yield slots
+    needs_ray = any(isinstance(machine, RayMachine) for machine in machines)
+    with connected(ray_address or "auto") if needs_ray else nullcontext():
+        yield [slot for machine in machines for slot in _slots(machine)]
+
+
+def _slots(machine: Machine) -> list[Slot]:
+    match machine:
+        case LocalMachine():
+            return local_slots(machine)
+        case SshMachine():
+            return ssh_slots(machine)
+        case RayMachine():
+            return ray_slots(machine)
 
 
 def local_slots(machine: LocalMachine) -> list[Slot]:
