@@ -112,17 +112,25 @@ class Sweep:
         Raises:
             UsageError: A worker cannot be had at the start or is not what the plan says, or a record cannot be kept.
         """
-        with ThreadPoolExecutor(max(1, len(slots)), thread_name_prefix="sweep") as threads:
-            try:
-                for work in (self._open_first, self._serve):
-                    ended, _ = wait([threads.submit(work, slot) for slot in slots], return_when=FIRST_EXCEPTION)
-                    for future in ended:
-                        future.result()
-            finally:
-                self._stop()
+        try:
+            with ThreadPoolExecutor(max(1, len(slots)), thread_name_prefix="sweep") as threads:
+                try:
+                    self._in_step(threads, slots)
+                finally:
+                    # Ends what the threads wait for.
+                    self._stop()
+        finally:
+            for slot in slots:
+                self._close(slot)
         boards = [pool.board for pool in self._pools.values()]
         self._outcome.untaken = sum(len(unit.cells) for board in boards for unit in board.waiting)
         return self._outcome
+
+    def _in_step(self, threads: ThreadPoolExecutor, slots: Sequence[Slot]) -> None:
+        for work in (self._open_first, self._serve):
+            ended, _ = wait([threads.submit(work, slot) for slot in slots], return_when=FIRST_EXCEPTION)
+            for future in ended:
+                future.result()
 
     def _open_first(self, slot: Slot) -> None:
         try:
@@ -135,9 +143,11 @@ class Sweep:
             worker = slot.open()
         except UsageError as refusal:
             raise UsageError(f"{slot.name}: {refusal}") from refusal
+        pool = self._pools[slot.machine.name]
         with self._lock:
             self._workers[slot.name] = worker
-            self._pools[slot.machine.name].agree(slot.name, worker.hello)
+            pool.board.join(slot.name, self._session(slot, worker))
+            pool.agree(slot.name, worker.hello)
             self._listener.worker_ready(slot.name, worker.hello)
 
     def _serve(self, slot: Slot) -> None:
@@ -163,16 +173,12 @@ class Sweep:
                 # What was right at the start may come right again, and others go on meanwhile.
                 raise WorkerLost(str(refusal)) from refusal
         worker, pool = self._workers[slot.name], self._pools[slot.machine.name]
-        session = self._plan.session_id(slot.machine, worker.hello.place)
-        pool.board.join(session)
-        try:
-            while (unit := pool.board.next(session)) is not None:
-                try:
-                    self._take_unit(slot, worker, unit, session)
-                finally:
-                    pool.board.put_back(unit)
-        finally:
-            pool.board.leave(session)
+        session = self._session(slot, worker)
+        while (unit := pool.board.next(session)) is not None:
+            try:
+                self._take_unit(slot, worker, unit, session)
+            finally:
+                pool.board.put_back(unit)
 
     def _take_unit(self, slot: Slot, worker: Worker, unit: Unit, session: str) -> None:
         pool = self._pools[slot.machine.name]
@@ -223,11 +229,15 @@ class Sweep:
     def _close(self, slot: Slot) -> None:
         worker = self._workers.pop(slot.name, None)
         if worker is not None:
+            self._pools[slot.machine.name].board.leave(slot.name)
             worker.close()
+
+    def _session(self, slot: Slot, worker: Worker) -> str:
+        return self._plan.session_id(slot.machine, worker.hello.place)
 
     def _stop(self) -> None:
         self._stopped.set()
         for pool in self._pools.values():
             pool.board.stop()
         for worker in list(self._workers.values()):
-            worker.close()
+            worker.stop()

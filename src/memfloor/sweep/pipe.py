@@ -43,8 +43,11 @@ class Worker(Protocol):
             WorkerLost: It cannot be known what became of the run.
         """
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """End the worker and whatever it is taking; also while another thread waits for it."""
+
+    def close(self) -> None:
+        """End the worker, and let go of what is left of it; called by nobody else meanwhile."""
 
 
 class PipeWorker:
@@ -85,7 +88,7 @@ class PipeWorker:
             on_event(answer["event"])
         return parse_answer(answer["record"], order)
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """End the worker; see `Worker`."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
@@ -96,6 +99,13 @@ class PipeWorker:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+    def close(self) -> None:
+        """End the worker and close its pipes; see `Worker`."""
+        self.stop()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._log.close()
 
     def _say(self, text: str) -> None:
         assert self._process.stdin is not None

@@ -142,12 +142,15 @@ class RayWorker:
             raise WorkerLost(_last_line(error)) from error
         raise WorkerLost("the actor ended without a record")
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """End the actor and whatever it is taking; see `Worker`."""
         import ray
 
-        if ray.is_initialized():
-            ray.kill(self._actor)
+        ray.kill(self._actor)
+
+    def close(self) -> None:
+        """End the actor, which leaves nothing here; see `Worker`."""
+        self.stop()
 
 
 def _needs(machine: RayMachine) -> dict[str, Any]:

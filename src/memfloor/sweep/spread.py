@@ -61,19 +61,19 @@ class Board:
     waiting: list[Unit]
     _taken: int = 0
     _stopped: bool = False
-    _present: list[str] = field(default_factory=list)
+    _present: dict[str, str] = field(default_factory=dict)
     _changed: Condition = field(default_factory=Condition)
 
-    def join(self, session: str) -> None:
-        """Note that a worker of this session is there."""
+    def join(self, worker: str, session: str) -> None:
+        """Note that a worker of this session is there; all that are there at the start join before any is served."""
         with self._changed:
-            self._present.append(session)
+            self._present[worker] = session
             self._changed.notify_all()
 
-    def leave(self, session: str) -> None:
+    def leave(self, worker: str) -> None:
         """Note that it has gone, so that others take what it had begun."""
         with self._changed:
-            self._present.remove(session)
+            del self._present[worker]
             self._changed.notify_all()
 
     def next(self, session: str) -> Unit | None:
@@ -109,5 +109,5 @@ class Board:
 
     def _choose(self, session: str) -> Unit | None:
         begun_here = [unit for unit in self.waiting if unit.home == session]
-        free = [unit for unit in self.waiting if unit.home is None or unit.home not in self._present]
+        free = [unit for unit in self.waiting if unit.home is None or unit.home not in self._present.values()]
         return next(iter(begun_here + free), None)

@@ -60,7 +60,7 @@ def main():
             running[fork(writer, starts, folder, acks, template)] = writer
         elif status:
             sys.exit("a writer failed")
-    print(killed)
+    sys.stdout.write(f"{killed}\n")
 
 
 if __name__ == "__main__":
