@@ -29,12 +29,13 @@ class Slot:
     Attributes:
         machine: Whose cells it takes.
         name: What progress and errors call it.
-        open: Starts it and waits until it has said what it is; raises UsageError or WorkerLost.
+        open: Starts it and waits until it has said what it is, as long as what it is given says that it is wanted;
+            raises UsageError or WorkerLost.
     """
 
     machine: Machine
     name: str
-    open: Callable[[], Worker]
+    open: Callable[[Callable[[], bool]], Worker]
 
 
 class FleetListener(Protocol):
@@ -139,11 +140,11 @@ class Sweep:
             raise UsageError(f"{slot.name}: {lost}") from lost
 
     def _open(self, slot: Slot) -> None:
+        pool = self._pools[slot.machine.name]
         try:
-            worker = slot.open()
+            worker = slot.open(pool.board.has_work)
         except UsageError as refusal:
             raise UsageError(f"{slot.name}: {refusal}") from refusal
-        pool = self._pools[slot.machine.name]
         with self._lock:
             self._workers[slot.name] = worker
             pool.board.join(slot.name, self._session(slot, worker))
@@ -151,8 +152,8 @@ class Sweep:
             self._listener.worker_ready(slot.name, worker.hello)
 
     def _serve(self, slot: Slot) -> None:
-        failures = 0
-        while failures < self._plan.attempts and not self._stopped.is_set():
+        failures, has_work = 0, self._pools[slot.machine.name].board.has_work
+        while failures < self._plan.attempts and has_work():
             given = self._given[slot.name]
             try:
                 self._serve_once(slot)
@@ -221,7 +222,7 @@ class Sweep:
 
     def _note_lost(self, slot: Slot, reason: str) -> None:
         self._close(slot)
-        if not self._stopped.is_set():
+        if self._pools[slot.machine.name].board.has_work():
             with self._lock:
                 self._outcome.lost += 1
                 self._listener.worker_lost(slot.name, reason)

@@ -57,5 +57,5 @@ def ssh_slots(machine: SshMachine) -> list[Slot]:
     return slots
 
 
-def _opened(command: list[str], setup: Setup) -> Callable[[], Worker]:
-    return lambda: PipeWorker(command, setup)
+def _opened(command: list[str], setup: Setup) -> Callable[[Callable[[], bool]], Worker]:
+    return lambda is_wanted: PipeWorker(command, setup)

@@ -4,7 +4,9 @@ import contextlib
 import json
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from memfloor.errors import UsageError
@@ -18,7 +20,7 @@ from memfloor.sweep.ray_actor import RemoteWorker
 
 CONNECT_SECONDS = 5.0
 # Time in which the cluster is to give a worker its place.
-START_SECONDS = 300.0
+START_SECONDS, LOOK_SECONDS = 300.0, 1.0
 # What a client of HTTP/2, and so of gRPC, says first: the preface and empty settings.
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 SETTINGS_FRAME = 4
@@ -70,7 +72,7 @@ def ray_slots(machine: RayMachine) -> list[Slot]:
     if machine.workers is not None and machine.workers > places:
         raise UsageError(f"machine {machine.name!r}: {machine.workers} workers do not fit; the cluster takes {places}")
     wanted = places if machine.workers is None else machine.workers
-    return [Slot(machine, f"{machine.name}/{number}", lambda: RayWorker(machine)) for number in range(wanted)]
+    return [Slot(machine, f"{machine.name}/{number}", partial(RayWorker, machine)) for number in range(wanted)]
 
 
 def count_places(machine: RayMachine, nodes: Sequence[Mapping[str, float]]) -> int:
@@ -104,8 +106,12 @@ def count_places(machine: RayMachine, nodes: Sequence[Mapping[str, float]]) -> i
 class RayWorker:
     """Be a worker that is an actor in the cluster that this process is connected to."""
 
-    def __init__(self, machine: RayMachine) -> None:
+    def __init__(self, machine: RayMachine, is_wanted: Callable[[], bool]) -> None:
         """Start the actor and wait until it has said what it is.
+
+        Args:
+            machine: What it needs.
+            is_wanted: Whether to go on waiting for a place.
 
         Raises:
             UsageError: It refuses to be what is wanted.
@@ -117,15 +123,12 @@ class RayWorker:
         self._actor: Any = ray.remote(**_needs(machine), max_restarts=0)(RemoteWorker).remote()
         setup = Setup(device=machine.device, cpus=machine.cpus)
         try:
-            answer = json.loads(ray.get(self._actor.hello.remote(setup.model_dump_json()), timeout=START_SECONDS))
-        except ray.exceptions.GetTimeoutError:
-            self.close()
-            raise WorkerLost(f"the cluster gave no place in {START_SECONDS:g} s") from None
-        except ray.exceptions.RayError as error:
-            raise WorkerLost(_last_line(error)) from error
-        if "refused" in answer:
-            self.close()
-            raise UsageError(answer["refused"])
+            answer = _wait(self._actor.hello.remote(setup.model_dump_json()), is_wanted)
+            if "refused" in answer:
+                raise UsageError(answer["refused"])
+        except BaseException:
+            self.stop()
+            raise
         self.hello = Hello.model_validate(answer["hello"])
 
     def take(self, order: RunOrder, on_event: OnEvent) -> Run | Failure | Skip:
@@ -151,6 +154,22 @@ class RayWorker:
     def close(self) -> None:
         """End the actor, which leaves nothing here; see `Worker`."""
         self.stop()
+
+
+def _wait(hello: Any, is_wanted: Callable[[], bool]) -> dict[str, Any]:
+    import ray
+
+    deadline = time.monotonic() + START_SECONDS
+    try:
+        while not ray.wait([hello], timeout=LOOK_SECONDS)[0]:
+            if not is_wanted():
+                raise WorkerLost("its place came too late")
+            if time.monotonic() > deadline:
+                raise WorkerLost(f"the cluster gave it no place in {START_SECONDS:g} s")
+        answer: dict[str, Any] = json.loads(ray.get(hello))
+    except ray.exceptions.RayError as error:
+        raise WorkerLost(_last_line(error)) from error
+    return answer
 
 
 def _needs(machine: RayMachine) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class Board:
     def next(self, session: str) -> Unit | None:
         """Return the next unit for a worker, waiting for those that others may give back; None when nothing is left.
 
-        What was begun on a machine goes on there as long as one of its workers is present.
+        What was begun on a machine goes on there as long as one of its workers is present, and elsewhere at the end.
         """
         with self._changed:
             while not self._stopped:
@@ -92,6 +92,11 @@ class Board:
                     return None
                 self._changed.wait()
             return None
+
+    def has_work(self) -> bool:
+        """Tell whether anything is waiting, or may come back from the workers that have it."""
+        with self._changed:
+            return not self._stopped and bool(self.waiting or self._taken)
 
     def put_back(self, unit: Unit) -> None:
         """Take a unit back from its worker; what has no cells left is done."""
@@ -109,5 +114,7 @@ class Board:
 
     def _choose(self, session: str) -> Unit | None:
         begun_here = [unit for unit in self.waiting if unit.home == session]
-        free = [unit for unit in self.waiting if unit.home is None or unit.home not in self._present.values()]
-        return next(iter(begun_here + free), None)
+        fresh = [unit for unit in self.waiting if unit.home is None]
+        # Last, for a worker that was lost may be back by then.
+        orphaned = [unit for unit in self.waiting if unit.home not in (None, *self._present.values())]
+        return next(iter(begun_here + fresh + orphaned), None)
