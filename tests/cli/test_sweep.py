@@ -12,7 +12,7 @@ import pytest
 
 from memfloor.record import Failure, Run, Skip, Store
 from memfloor.sweep import driver
-from memfloor.sweep.ledger import FolderLedger
+from memfloor.sweep.ledger import FolderLedger, UrlLedger
 
 OUT_OF_MEMORY, UNAVAILABLE, EXIT, SLOW, KILLS_PARENT = 20, 21, 22, 27, 29
 TWO = {"name": "here", "executor": "local", "device": "cpu", "cpus": 1, "workers": 2}
@@ -143,6 +143,34 @@ def test_a_second_driver_of_a_sweep_is_refused(write_plan, tmp_path, memfloor):
     assert refused.status == 2
     words = f"memfloor: sweep 'tried' is running on {tmp_path / 'out'} already; let it end, or interrupt it\n"
     assert refused.err == words
+
+
+@pytest.mark.usefixtures("fake_child")
+def test_records_can_go_to_an_object_store_each_whole_and_once(memfloor, write_plan, tmp_path):
+    fsspec = pytest.importorskip("fsspec")
+    where, plan = "memory://bucket/tried", write_plan(ONE, contexts=(64,), runs=2)
+    files = fsspec.filesystem("memory")
+    files.store.clear()
+    for taken_now, before in ((4, 0), (0, 4)):
+        result = memfloor("sweep", plan, "--out", where)
+        assert result.status == 0
+        assert f"{taken_now} runs taken beside {before} on record" in result.out
+    assert len(files.find("/bucket")) == 4
+    ledger = UrlLedger(where)
+    first = ledger.records()[0]
+    other = first.model_copy(update={"session_id": "0" * 32})
+    assert not ledger.keep(other), "a record was written over"
+    assert ledger.records()[0].session_id == first.session_id
+    files.store.clear()
+
+
+@pytest.mark.parametrize(("where", "words"), [("ftp://host/x", "unknown kind of URL 'ftp'"), ("gs://b", "gcsfs")])
+def test_a_url_that_cannot_be_used_is_one_line(memfloor, write_plan, where, words):
+    refused = memfloor("sweep", write_plan(ONE), "--out", where)
+    assert refused.status == 2
+    assert refused.err.startswith("memfloor: ")
+    assert refused.err.count("\n") == 1
+    assert words in refused.err
 
 
 SSH = """#!/bin/sh

@@ -11,7 +11,6 @@ from cyclopts import Parameter
 from memfloor.cli.fleet_progress import FleetProgress
 from memfloor.cli.output import print_json, print_table, print_text
 from memfloor.prices import catalogue, read_prices
-from memfloor.record import Record, Store
 from memfloor.units import SECONDS_PER_HOUR, format_percent
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ def sweep(
     plan: Path,
     /,
     *,
-    out: Path = Path("memfloor-runs"),
+    out: str = "memfloor-runs",
     dry_run: Annotated[bool, Parameter(negative=())] = False,
     ray: str | None = None,
     prices: Path | None = None,
@@ -37,7 +36,7 @@ def sweep(
 
     Args:
         plan: TOML file of grids and machines; docs/fleet.md says what it holds.
-        out: Folder of the records.
+        out: Folder of the records, or URL of an object store, as s3://bucket/folder.
         dry_run: Check the plan and say what it would take and cost, without asking any machine.
         ray: Address of the Ray cluster, HOST:PORT, or auto for the one on this machine.
         prices: TOML file of prices of your own, of the form of data/prices.toml; they replace a device's.
@@ -46,24 +45,21 @@ def sweep(
     from memfloor.sweep.cost import estimates
     from memfloor.sweep.driver import Sweep
     from memfloor.sweep.executors import fleet
-    from memfloor.sweep.ledger import FolderLedger
+    from memfloor.sweep.ledger import ledger_at
     from memfloor.sweep.plan import read_plan
 
     wanted = read_plan(plan)
     listed = catalogue().beneath(read_prices(prices)) if prices else catalogue()
-    expected = estimates(wanted, _on_record(out), listed)
+    ledger = ledger_at(out, wanted.name)
+    expected = estimates(wanted, ledger.records(), listed)
     _show_estimates(expected, json and dry_run)
     if dry_run:
         return
-    with FolderLedger(out, wanted.name) as ledger, FleetProgress() as progress:
+    with ledger, FleetProgress() as progress:
         work = Sweep(wanted, ledger, progress)
         with fleet([machine for machine in wanted.machine if work.is_missing(machine)], ray) as slots:
             outcome = work.take(slots)
     _show_outcome(outcome, ledger.where, json)
-
-
-def _on_record(folder: Path) -> Sequence[Record]:
-    return Store(folder).contents().every if folder.is_dir() else []
 
 
 def _show_estimates(expected: "Sequence[Estimate]", json: bool) -> None:

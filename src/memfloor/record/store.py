@@ -71,7 +71,7 @@ class Store:
         return True
 
     def _path(self, record: Record) -> Path:
-        return self.folder / f"{_file_stem(record)}.json"
+        return self.folder / f"{file_stem(record)}.json"
 
     @contextmanager
     def _written(self, record: Record, path: Path) -> Iterator[Path]:
@@ -166,7 +166,8 @@ def _read_file(path: Path) -> Record | UnreadableFile:
         return UnreadableFile(path, f"not readable as JSON: {error}")
 
 
-def _file_stem(record: Record) -> str:
+def file_stem(record: Record) -> str:
+    """Return the name of a record's file: what it is in words, and its identity."""
     key, what = _name_parts(record)
     readable = re.sub(r"[^A-Za-z0-9.=]+", "-", key)[:120].strip("-")
     return f"{readable}_{what}_{record.record_id}"
