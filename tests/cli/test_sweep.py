@@ -55,7 +55,7 @@ def workers_of(process):
 def test_each_run_is_taken_once_and_what_is_compared_by_one_worker_on_its_own_cpu(memfloor, write_plan, tmp_path):
     result = memfloor("sweep", write_plan(TWO), "--out", tmp_path / "out", "--json")
     assert result.status == 0
-    assert json.loads(result.out[result.out.index("\n{") :])["taken"] == 12
+    assert json.loads(result.out)["taken"] == 12
     assert len(taken(tmp_path / "out")) == 12
     assert set(taken(tmp_path / "out").values()) == {1}
     units, cpus = defaultdict(set), defaultdict(set)
@@ -73,6 +73,41 @@ def test_each_run_is_taken_once_and_what_is_compared_by_one_worker_on_its_own_cp
     assert "0 runs taken beside 12 on record" in again.out
     more = memfloor("sweep", write_plan(TWO, runs=4), "--out", tmp_path / "out")
     assert "4 runs taken beside 12 on record" in more.out
+
+
+def test_a_dry_run_costs_the_plan_and_asks_and_makes_nothing(memfloor, write_plan, tmp_path):
+    far = {"name": "far", "executor": "ssh", "device": "cuda", "hosts": ["nowhere.invalid"], "gpus": [0, 1]}
+    plan = write_plan(ONE, {**far, "price": "3.00:USD:2026-11-27"})
+    result = memfloor("sweep", plan, "--out", tmp_path / "out", "--dry-run", "--json")
+    assert (result.status, result.err) == (0, "")
+    said = json.loads(result.out)
+    assert [(item["machine"], item["runs"], item["workers"], item["cost"]) for item in said["machines"]] == [
+        ("here", 12, 1, None),
+        # Twelve runs of the minute that is assumed on a GPU.
+        ("far", 12, 2, [0.6, 0.6]),
+    ]
+    assert said["cost"] == {"USD": [0.6, 0.6]}
+    table = memfloor("sweep", plan, "--out", tmp_path / "out", "--dry-run").out
+    assert "assumed, 60 s a run" in table
+    assert "No price for here" in table
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--ray", "auto"), "--ray auto is for machines with executor = 'ray'"),
+        (("--prices", "PRICES"), "rented.0.currency: Field required"),
+    ],
+)
+def test_what_does_not_fit_a_plan_is_one_line(memfloor, write_plan, tmp_path, options, words):
+    prices = tmp_path / "prices.toml"
+    prices.write_text('[[rented]]\ndevice = "h200"\nprovider = "a"\nper_hour = 3.0\nsource = "b"')
+    given = [str(prices) if option == "PRICES" else option for option in options]
+    refused = memfloor("sweep", write_plan(ONE), "--out", tmp_path / "out", *given)
+    assert (refused.status, refused.out, refused.err.count("\n")) == (2, "", 1)
+    assert words in refused.err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("fake_child")

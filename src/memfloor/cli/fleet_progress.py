@@ -43,7 +43,7 @@ class FleetProgress:
         """Leave a line about a worker that is there."""
         cpus = f"{len(hello.cpus)} CPUs"
         self._say(f"{worker}: {hello.device}, {cpus}, {', '.join(map(' '.join, sorted(hello.packages.items())))}")
-        self._draw(worker, "ready")
+        self._draw(worker, "idle")
 
     def run_started(self, worker: str, cell: Cell, block: int) -> None:
         """Start the line of a run."""
@@ -61,7 +61,7 @@ class FleetProgress:
         left = (time.monotonic() - self._begin) / done * (total - done)
         tail = f", about {left:.0f} s left" if done < total else ""
         self._say(f"[{done}/{total}] {worker}: {describe(record.cell)} #{record.block}: {outcome(record)}{tail}")
-        self._draw(worker, "ready")
+        self._draw(worker, "idle")
 
     def worker_lost(self, worker: str, reason: str) -> None:
         """Leave a line about a lost worker."""

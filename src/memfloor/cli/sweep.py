@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from memfloor.cli.fleet_progress import FleetProgress
 from memfloor.cli.output import print_json, print_table, print_text
+from memfloor.errors import UsageError
 from memfloor.prices import catalogue, read_prices
 from memfloor.units import SECONDS_PER_HOUR, format_percent
 
@@ -49,10 +50,13 @@ def sweep(
     from memfloor.sweep.plan import read_plan
 
     wanted = read_plan(plan)
+    if ray is not None and all(machine.executor != "ray" for machine in wanted.machine):
+        raise UsageError(f"--ray {ray} is for machines with executor = 'ray', and {plan} has none")
     listed = catalogue().beneath(read_prices(prices)) if prices else catalogue()
     ledger = ledger_at(out, wanted.name)
     expected = estimates(wanted, ledger.records(), listed)
-    _show_estimates(expected, json and dry_run)
+    if dry_run or not json:
+        _show_estimates(expected, json)
     if dry_run:
         return
     with ledger, FleetProgress() as progress:

@@ -4,7 +4,7 @@ import fcntl
 import importlib
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -15,6 +15,13 @@ from memfloor.record.store import file_stem
 
 # Object stores: what is put there appears whole or not at all, and can be refused where something is.
 OBJECT_STORES = ("abfs", "abfss", "az", "gcs", "gs", "memory", "s3", "s3a")
+
+# What their packages raise that is no OSError, such as for a host that does not answer or credentials that are missing.
+FOREIGN_ERRORS = (
+    ("botocore.exceptions", "BotoCoreError"),
+    ("google.auth.exceptions", "GoogleAuthError"),
+    ("azure.core.exceptions", "AzureError"),
+)
 
 
 class Ledger(Protocol):
@@ -98,6 +105,7 @@ class UrlLedger:
             self._files, self._root = importlib.import_module("fsspec").url_to_fs(url)
         except ImportError as error:
             raise UsageError(f"{url} cannot be reached: {error}; see memfloor[fsspec]") from error
+        self._errors: tuple[type[Exception], ...] = (OSError, *_foreign_errors())
 
     def __enter__(self) -> Self:
         """Prove that something can be put there.
@@ -109,7 +117,7 @@ class UrlLedger:
         try:
             self._files.pipe_file(probe, b"")
             self._files.rm_file(probe)
-        except OSError as error:
+        except self._errors as error:
             raise UsageError(f"cannot write to {self.where}: {error}") from error
         return self
 
@@ -123,7 +131,7 @@ class UrlLedger:
             texts: dict[str, bytes] = self._files.cat(names) if names else {}
         except FileNotFoundError:
             return []
-        except OSError as error:
+        except self._errors as error:
             raise UsageError(f"cannot read {self.where}: {error}") from error
         found = [read_record(text, Path(name)) for name, text in texts.items()]
         return [record for record in found if not isinstance(record, UnreadableFile)]
@@ -135,7 +143,7 @@ class UrlLedger:
             self._files.pipe_file(path, record_text(record).encode() + b"\n", mode="create")
         except FileExistsError:
             return False
-        except OSError as error:
+        except self._errors as error:
             raise UsageError(f"cannot write {path}: {error}") from error
         return True
 
@@ -147,3 +155,13 @@ def ledger_at(where: str, sweep: str) -> Ledger:
         UsageError: The URL cannot be reached.
     """
     return UrlLedger(where) if "://" in where else FolderLedger(Path(where), sweep)
+
+
+def _foreign_errors() -> Iterator[type[Exception]]:
+    """Give what the packages raise that are here."""
+    for module, name in FOREIGN_ERRORS:
+        try:
+            found: type[Exception] = getattr(importlib.import_module(module), name)
+        except ImportError:
+            continue
+        yield found
