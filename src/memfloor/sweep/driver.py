@@ -189,7 +189,8 @@ class Sweep:
                 self._take_run(slot, worker, unit, session)
                 unit.home = session
             else:
-                self._done += 1
+                with self._lock:
+                    self._done += 1
             unit.cells.pop(0)
 
     def _take_run(self, slot: Slot, worker: Worker, unit: Unit, session: str) -> None:
