@@ -71,19 +71,23 @@ class RentedPrice(_DevicePrice):
 
     per_hour: float = Field(gt=0)
 
-    def hourly(self, ownership: Ownership) -> float:
-        """Return the cost of an hour of decoding, which the terms of ownership do not touch."""
+    def hourly(self, ownership: Ownership, watts: float | None = None) -> float:
+        """Return the cost of an hour of decoding, which neither the terms of ownership nor power touch."""
         return self.per_hour
 
 
 class OwnedPrice(_DevicePrice):
-    """Hold what a device costs to buy, and the power it takes while it decodes."""
+    """Hold what a device costs to buy, and the power that its maker says it takes."""
 
     price: float = Field(gt=0)
     watts: float = Field(ge=0)
 
-    def hourly(self, ownership: Ownership) -> float:
+    def hourly(self, ownership: Ownership, watts: float | None = None) -> float:
         """Return the cost of an hour of decoding: the share of the price that falls on it, and its power.
+
+        Args:
+            ownership: How the device is used.
+            watts: Power that was measured while it decoded; that of the price list unless given.
 
         Raises:
             UsageError: Electricity is priced in another currency.
@@ -94,7 +98,8 @@ class OwnedPrice(_DevicePrice):
                 "give both in one currency"
             )
         share = self.price / (ownership.years * HOURS_PER_YEAR * ownership.utilisation)
-        return share + self.watts / WATTS_PER_KILOWATT * ownership.electricity.per_kwh
+        taken = self.watts if watts is None else watts
+        return share + taken / WATTS_PER_KILOWATT * ownership.electricity.per_kwh
 
 
 Price = RentedPrice | OwnedPrice

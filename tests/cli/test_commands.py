@@ -295,6 +295,7 @@ def test_the_version_is_printed(memfloor):
         "predict",
         "paper",
         "doctor",
+        "energy",
     ],
 )
 def test_every_command_explains_itself(memfloor, command):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from memfloor.engine.cuda import prefill
 from memfloor.engine.cuda.kv_cache import fill_cache
 from memfloor.engine.cuda.launch_shapes import AttentionShape, LaunchShapes, ProjectionShape, RowShape
 from memfloor.engine.cuda.matrix import FORMATS
@@ -93,10 +94,24 @@ def test_a_tiny_model_decodes_as_transformers_does(family):
     assert decoder.tokens(0, STEPS) == tokens[1:]
 
 
-def test_a_prefilled_cache_is_the_one_that_transformers_fills():
-    model = hf_model("Qwen2")
+@pytest.mark.parametrize("chunk_tokens", [2, 1024])
+@pytest.mark.parametrize("family", ["Qwen2", "Qwen3", "Llama"])
+def test_a_prefilled_cache_is_the_one_that_transformers_fills(monkeypatch, family, chunk_tokens):
+    monkeypatch.setattr(prefill, "CHUNK_TOKENS", chunk_tokens)
+    model, prompt = hf_model(family), [7, 11, 2, 400, 11]
+    spec = from_hf_config(model.config.to_dict(), family)
+    engine = DecodeModel(spec, pack_weights(spec, model.state_dict(), CPU), 20, SHAPES, 0)
+    engine.prefill(prompt)
+    assert engine.cache[:, :, :, len(prompt) :].eq(0).all()
+    kept = model(torch.tensor([prompt]), use_cache=True).past_key_values
+    for ours, theirs in zip(engine.cache.float(), kept.layers, strict=True):
+        for found, want in zip(ours[:, :, : len(prompt)], (theirs.keys[0], theirs.values[0]), strict=True):
+            assert (found - want).norm() / want.norm() < 1e-2
+
+
+def test_a_decode_goes_on_behind_a_prompt():
+    model, prompt = hf_model("Qwen2"), [7, 11, 2, 400, 11]
     spec = from_hf_config(model.config.to_dict(), "Qwen2")
-    prompt = [7, 11, 2, 400, 11]
     decoder = decoder_of((spec, pack_weights(spec, model.state_dict(), CPU)))
     decoder.model.prefill(prompt)
     decoder.start(5, len(prompt))
@@ -104,7 +119,6 @@ def test_a_prefilled_cache_is_the_one_that_transformers_fills():
     want = model(torch.tensor([[*prompt, 5]])).logits[0, -1]
     assert (decoder.model.logits - want).norm() / want.norm() < 2e-2
     assert int(decoder.model.token) == int(want.argmax())
-    assert decoder.model.cache[:, :, :, len(prompt) + 1 :].eq(0).all()
 
 
 def test_draws_depend_on_the_seed_and_grow_likely_with_the_cold(tiny):

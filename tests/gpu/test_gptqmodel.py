@@ -85,6 +85,6 @@ def test_a_captured_step_gives_the_logits_of_an_eager_one(kernel):
     for _ in range(4):
         # Marlin adds parts in no fixed order, so that bits may differ; both go on from the same token.
         expected, found = eager.step_with_logits().float(), graph.step_with_logits().float()
-        assert float((found - expected).norm() / expected.norm()) < 1e-2
+        assert float((found - expected).norm() / expected.norm()) < 2e-2
         graph.token.copy_(eager.token)
     assert graph.observed_path().facts["launch"] == "one CUDA Graph replay per step"

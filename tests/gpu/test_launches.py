@@ -62,18 +62,6 @@ def test_draws_are_the_same_however_a_step_is_launched(build, pdl):
     assert_same_bits(drawn[2], drawn[0])
 
 
-def test_a_prefill_leaves_what_steps_leave(build, fill, pdl):
-    prompt = list(range(100, 140))
-    model = build(NAME, LAYERS, pdl)
-    model.prefill(prompt)
-    filled = model.cache[:, :, :, : len(prompt)].clone()
-    fill(model.cache)
-    for position, token in enumerate(prompt):
-        model.start(token, position)
-        model.plan.issue()
-    assert torch.equal(filled, model.cache[:, :, :, : len(prompt)])
-
-
 @pytest.mark.parametrize("launch", ["eager", "graph"])
 def test_work_of_others_at_random_times_changes_no_bit(build, fill, pdl, launch):
     decoder = Decoder(build(NAME, LAYERS, pdl), launch)

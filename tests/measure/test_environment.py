@@ -56,8 +56,11 @@ def fake_nvml(monkeypatch):
     module.NVMLError = type("NVMLError", (Exception,), {})
     module.nvmlInit = lambda: None
     module.nvmlDeviceGetHandleByIndex = lambda index: f"handle {index}"
-    module.nvmlDeviceGetName = lambda handle: "NVIDIA H200" if handle == "handle 0" else "another"
+    module.nvmlDeviceGetHandleByUUID = lambda uuid: f"handle of {uuid}"
+    names = {"handle 0": "NVIDIA H200", "handle 2": "NVIDIA L4", "handle of GPU-5a": "NVIDIA A100"}
+    module.nvmlDeviceGetName = lambda handle: names[handle]
     monkeypatch.setitem(sys.modules, "pynvml", module)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return module
 
 
@@ -182,6 +185,15 @@ def test_the_cpu_is_described_as_a_device():
 
 def test_a_gpu_is_called_what_its_driver_calls_it(fake_nvml):
     assert environment.device_name("cuda") == "NVIDIA H200"
+
+
+@pytest.mark.usefixtures("fake_nvml")
+@pytest.mark.parametrize(
+    ("visible", "name"), [("", "NVIDIA H200"), ("2", "NVIDIA L4"), ("2,0", "NVIDIA L4"), ("GPU-5a,0", "NVIDIA A100")]
+)
+def test_the_gpu_is_the_one_that_cuda_may_see(monkeypatch, visible, name):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert environment.device_name("cuda") == name
 
 
 def test_a_silent_driver_is_an_error_with_its_own_words(fake_nvml):

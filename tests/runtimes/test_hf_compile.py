@@ -60,7 +60,10 @@ def test_a_compiled_step_decodes_what_an_eager_one_does(prepared):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_one_graph_that_decodes_what_eager_does(traced, prepared, tiny, family):
     compiled = prepared("hf-compile", spec=tiny(family), seed=2)
-    assert decode(compiled) == decode(prepared("hf-eager", spec=tiny(family), seed=2))
+    tokens = decode(compiled)
+    assert tokens == decode(prepared("hf-eager", spec=tiny(family), seed=2))
+    compiled.rewind()
+    assert decode(compiled) == tokens
     facts = compiled.facts()
     assert facts["cache_class"] == "StaticCache"
     assert compiled_graphs() == 1
@@ -83,6 +86,15 @@ def test_forced_logits_from_an_empty_cache_are_those_of_the_eager_step(traced, p
 def test_a_prefill_is_taken_again_after_the_warm_up(traced, prepared):
     compiled = prepared("hf-compile", prefill=True, batch=2)
     assert decode(compiled) == decode(prepared("hf-eager", prefill=True, batch=2))
+
+
+def test_a_control_loop_starts_every_cycle_at_the_prompt_in_the_buffers_that_were_compiled(traced, prepared):
+    system = prepared("hf-compile", prefill=True)
+    first = decode(system, 4)
+    for start in (system.rewind, system.prefill):
+        start()
+        assert decode(system, 4) == first
+    assert compiled_graphs() == 1
 
 
 def test_the_mode_suits_the_device_unless_given(request_for):

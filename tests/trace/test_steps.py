@@ -60,6 +60,21 @@ def test_a_trace_of_an_h200_has_170_overlapping_kernels_in_each_of_three_steps()
     assert steps[0].launches["cudaGraphLaunch"] == 1
 
 
+def test_a_trace_of_transformers_on_an_h100_has_126_launched_kernels_in_each_of_three_steps():
+    steps = cut_steps(read_trace(DATA / "hf-static-h100.trace.json.gz"), "cuda")
+    assert [len(step.kernels) for step in steps] == [126, 126, 126]
+    # By another rule: the kernels whose launch, found by its correlation, lies within the host's mark of a step.
+    assert [step.seconds * 1e6 for step in steps] == pytest.approx([3339.074, 3339.234, 3242.464], abs=0.001)
+    assert [step.lead * 1e6 for step in steps] == pytest.approx([153.056, 111.915, 112.624], abs=0.001)
+    own = [1e6 * sum(kernel.seconds for kernel in step.kernels) for step in steps]
+    assert own == pytest.approx([203.392, 203.809, 202.566], abs=0.001)
+    # Products with weights, cuDNN's attention of two layers, and what the cache and RoPE join.
+    counts = [sum(word in kernel.name for kernel in steps[0].kernels) for word in ("nvjet", "cudnn", "CatArray")]
+    assert counts == [15, 2, 5]
+    calls = ("cudaLaunchKernel", "cuLaunchKernelEx", "cuLaunchKernel", "cudaMemcpyAsync")
+    assert [steps[0].launches[call] for call in calls] == [107, 17, 1, 1]
+
+
 def test_a_trace_of_transformers_on_a_cpu_has_118_working_operators_in_each_of_two_steps():
     steps = cut_steps(read_trace(DATA / "hf-eager-cpu.trace.json.gz"), "cpu")
     assert [len(step.kernels) for step in steps] == [118, 118]

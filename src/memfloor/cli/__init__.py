@@ -11,8 +11,10 @@ from memfloor.cli.aa import aa
 from memfloor.cli.ab import ab
 from memfloor.cli.anatomy import anatomy
 from memfloor.cli.cost import cost
+from memfloor.cli.deadline import deadline
 from memfloor.cli.diff import diff
 from memfloor.cli.doctor import doctor
+from memfloor.cli.energy import energy
 from memfloor.cli.floor import floor
 from memfloor.cli.measure import measure, study
 from memfloor.cli.paper import paper
@@ -34,7 +36,7 @@ app = App(
     # Interrupted is answered in `main`, with what has become of the runs.
     suppress_keyboard_interrupt=False,
 )
-MEASURING = (floor, probe, measure, study, anatomy, ab, aa, sweep)
+MEASURING = (floor, probe, measure, study, anatomy, ab, aa, energy, deadline, sweep)
 READING = (runs, query, report, figure, diff, cost, predict, paper, doctor)
 for command in (*MEASURING, *READING):
     app.command(command)

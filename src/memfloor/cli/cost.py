@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from memfloor.cli.output import print_json, print_text, print_wide_table
-from memfloor.cli.records import read_store
+from memfloor.cli.records import read_contents
 from memfloor.errors import UsageError
 from memfloor.prices import (
     Electricity,
@@ -18,6 +18,7 @@ from memfloor.prices import (
     parse_price,
     read_prices,
 )
+from memfloor.record import Contents
 
 if TYPE_CHECKING:
     from memfloor.report.cost import CostRow
@@ -54,14 +55,16 @@ def cost(
         json: Print one JSON object instead.
     """
     from memfloor.report.cost import cost_rows, without_price
+    from memfloor.report.energy import energies_of
     from memfloor.report.summary import summarise
 
     listed = _price_list(prices, price or [])
     ownership = Ownership.of(years, utilisation, _electricity(listed, electricity))
-    summaries = summarise(read_store(folder))[0] if folder else []
+    found = read_contents(folder) if folder else Contents((), ())
+    summaries, energies = summarise(found.runs)[0], energies_of(found.energy_runs).summaries
     rows = [
         row
-        for row in cost_rows(summaries, listed, ownership, published)
+        for row in cost_rows(summaries, listed, ownership, published, energies)
         if model in (None, row.model) and context in (None, row.context_len)
     ]
     if not rows:

@@ -31,7 +31,7 @@ class RunOptions:
 
     Attributes:
         runs: Runs of each cell or arm, each a fresh process; 10 unless given, but 5 for a study on a CPU, 20 for aa
-            and 3 for an anatomy and for attention.
+            and 3 for an anatomy, for attention and for energy.
         batch: Sequences decoded together, a comma list.
         weights: Format of the weights; also --dtype.
         head: Format of the output head; 16 bits unless given when the other weights are quantised.

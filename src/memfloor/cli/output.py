@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 # Columns that hold sentences; figures are never broken over lines.
-WRAPPED = ("why", "device or reason", "verdict")
+WRAPPED = ("why", "device or reason", "device and sensor", "verdict")
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

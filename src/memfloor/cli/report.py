@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from memfloor.cli.output import print_text
-from memfloor.cli.records import read_contents, read_store
+from memfloor.cli.records import read_contents
 from memfloor.errors import UsageError
-from memfloor.record import Store
+from memfloor.record import Contents, Store
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from memfloor.report.summary import CellSummary
 
 FIGURE_FORMATS = (".svg", ".png")
-ATTENTION_FIGURE, WEIGHTS_FIGURE, COST_FIGURE = "7", "8", "9"
+ATTENTION_FIGURE, WEIGHTS_FIGURE, COST_FIGURE, JITTER_FIGURE = "7", "8", "9", "jitter"
 
 
 def report(folder: Path, /, *, out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("report.html")) -> None:
@@ -29,11 +29,13 @@ def report(folder: Path, /, *, out: Annotated[Path, Parameter(name=["--out", "-o
     """
     from memfloor.report.afterwards import compared_in
     from memfloor.report.attention import attention_in
+    from memfloor.report.energy import energies_of
     from memfloor.report.page import render, write_page
     from memfloor.report.weight_ladder import ladders_in
 
     found = Store(folder).contents()
-    shown = compared_in(found), ladders_in(found), attention_in(found)
+    energies = energies_of(found.energy_runs)
+    shown = compared_in(found), ladders_in(found), attention_in(found), energies, found.control_loops
     write_page(render(found.runs, found.unreadable, folder, found.anatomies, *shown), out)
     print_text(f"report: {out.resolve()}")
 
@@ -44,7 +46,8 @@ def figure(
     """Draw one figure as SVG and PNG.
 
     Args:
-        number: The figure's number in the study, runs for the per-run distributions, or forest for all comparisons.
+        number: The figure's number in the study, runs for the per-run distributions, forest for all comparisons,
+            or jitter for control loops.
         folder: Folder with records.
         out: Folder for the two files, or one file that ends in .svg or .png.
     """
@@ -75,13 +78,16 @@ def _draw(number: str, folder: Path) -> "Figure":
         return _draw_comparisons(number, folder)
     if number == WEIGHTS_FIGURE:
         return _draw_weight_paths(folder)
+    if number == JITTER_FIGURE:
+        return _draw_loops(folder)
     if number not in (*FIGURES, COST_FIGURE):
-        others = (ATTENTION_FIGURE, WEIGHTS_FIGURE, COST_FIGURE)
+        others = (ATTENTION_FIGURE, WEIGHTS_FIGURE, COST_FIGURE, JITTER_FIGURE)
         raise UsageError.unknown("figure", number, [*FIGURES, *ANATOMY_FIGURES, *COMPARISON_FIGURES, *others])
-    summaries, _ = summarise(read_store(folder))
+    found = read_contents(folder)
+    summaries, _ = summarise(found.runs)
     if not summaries:
         raise UsageError(f"{folder} holds no runs to draw")
-    return _draw_costs(summaries, folder) if number == COST_FIGURE else FIGURES[number](summaries)
+    return _draw_costs(summaries, found, folder) if number == COST_FIGURE else FIGURES[number](summaries)
 
 
 def _draw_anatomies(number: str, folder: Path) -> "Figure":
@@ -129,11 +135,23 @@ def _draw_attention(folder: Path) -> "Figure":
     return attention_figure(found)
 
 
-def _draw_costs(summaries: Sequence["CellSummary"], folder: Path) -> "Figure":
+def _draw_loops(folder: Path) -> "Figure":
+    from memfloor.report.control import summarise_loops
+    from memfloor.report.control_figure import jitter
+
+    loops = read_contents(folder).control_loops
+    if not loops:
+        words = f"{folder} holds no control loops to draw"
+        raise UsageError(f"{words}; run one with: memfloor deadline MODEL --hz 10 --tokens 7 --out {folder}")
+    return jitter(summarise_loops(loops))
+
+
+def _draw_costs(summaries: Sequence["CellSummary"], found: Contents, folder: Path) -> "Figure":
     from memfloor.report.cost import catalogue_costs, comparable
     from memfloor.report.cost_section import costs
+    from memfloor.report.energy import energies_of
 
-    rows = comparable(catalogue_costs(summaries))
+    rows = comparable(catalogue_costs(summaries, energies_of(found.energy_runs).summaries))
     if not any(row.origin == "measured" for row in rows):
         raise UsageError(f"{folder} holds no run of the study's workload on a device with a price; see memfloor cost")
     return costs(rows)

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from memfloor.errors import UsageError
+from memfloor.experiments.control_job import ControlJob
+from memfloor.experiments.energy_job import EnergyJob
 from memfloor.experiments.job import Job
 from memfloor.experiments.quality_job import QualityJob
 from memfloor.experiments.tracing import TraceJob
@@ -14,7 +16,11 @@ from memfloor.record import DeviceInfo
 TIMED_CHILD = "memfloor.experiments.child"
 TRACED_CHILD = "memfloor.experiments.traced_child"
 QUALITY_CHILD = "memfloor.experiments.quality_child"
+CONTROL_CHILD = "memfloor.experiments.control_child"
+ENERGY_CHILD = "memfloor.experiments.energy_child"
 
+# What a child can be asked.
+ChildJob = Job | TraceJob | QualityJob | EnergyJob | ControlJob
 Cause = Literal["out_of_memory", "died", "timed_out", "error"]
 
 
@@ -62,7 +68,7 @@ class Answer:
 
 def ask(
     module: str,
-    job: Job | TraceJob | QualityJob,
+    job: ChildJob,
     time_limit_seconds: float,
     on_phase: Callable[[str], None] = lambda phase: None,
 ) -> Answer:
@@ -85,9 +91,7 @@ def ask(
     return Answer(heard, _problem(job, heard, outcome, time_limit_seconds), _cause(heard, outcome))
 
 
-def _problem(
-    job: Job | TraceJob | QualityJob, heard: Mapping[str, Any], outcome: ChildOutcome, time_limit_seconds: float
-) -> str:
+def _problem(job: ChildJob, heard: Mapping[str, Any], outcome: ChildOutcome, time_limit_seconds: float) -> str:
     if "unavailable" in heard:
         return str(heard["unavailable"]["reason"])
     if "out_of_memory" in heard:

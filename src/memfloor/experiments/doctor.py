@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 from memfloor.engine.cpu import native as cpu
 from memfloor.hardware import match_driver_name
+from memfloor.measure.energy_meters import open_meter
 from memfloor.measure.environment import cpu_name, cuda_unavailable_reason, device_name
+from memfloor.measure.nvml import Unanswered
 from memfloor.runtimes import BACKENDS, REGISTRY
 
 
@@ -29,6 +31,8 @@ def examine() -> list[Check]:
         Check("floor, report, query, paper", "need nothing but this package", None),
         Check("native kernels", f"read-only ceiling of {cpu_name()}", cpu.unavailable_reason()),
         Check("CUDA GPU", "" if cuda_reason else _gpu_summary(), cuda_reason),
+        _energy("cpu"),
+        *([] if cuda_reason else [_energy("cuda")]),
     ]
     runtimes = [
         Check(f"runtime {name}", runtime.summary, runtime.unavailable_reason()) for name, runtime in REGISTRY.items()
@@ -37,6 +41,14 @@ def examine() -> list[Check]:
         Check(f"attention {name}", backend.summary, backend.unavailable_reason()) for name, backend in BACKENDS.items()
     ]
     return parts + runtimes + attention
+
+
+def _energy(device: str) -> Check:
+    try:
+        sensor = open_meter(device).sensor
+    except Unanswered as reason:
+        return Check(f"energy, {device}", "", str(reason))
+    return Check(f"energy, {device}", f"{sensor.name}, of {sensor.covers}", None)
 
 
 def _gpu_summary() -> str:

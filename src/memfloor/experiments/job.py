@@ -98,7 +98,7 @@ def do_job(job: Job, device: DeviceInfo, on_step: Callable[[Step], None], on_pha
     on_phase("decoding")
     watch, before = LoadWatch(), read_sensors(device)
     timings = take_run(runtime.step, clock_for(cell.device), ceiling, protocol, on_step)
-    environment = _environment(device, len(cpus), watch, before)
+    environment = describe_environment(device, len(cpus), watch, before)
     twin = _take_twin(job.twin, protocol, on_phase) if job.twin else ()
     on_phase("observing the path")
     path = runtime.observed_path()
@@ -117,7 +117,17 @@ def _take_twin(cell: Cell, protocol: Protocol, on_phase: Callable[[str], None]) 
     return tuple(Step(phase="timed", **asdict(times)) for times in taken)
 
 
-def _environment(device: DeviceInfo, threads: int, watch: LoadWatch, before: dict[str, float | str]) -> Environment:
+def describe_environment(
+    device: DeviceInfo, threads: int, watch: LoadWatch, before: dict[str, float | str]
+) -> Environment:
+    """Return where this process ran, and what else went on there meanwhile.
+
+    Args:
+        device: As `device_info` described it.
+        threads: Threads that the runtime was allowed.
+        watch: Made before the steps.
+        before: The sensors as they were read then.
+    """
     gpu_processes = foreign_gpu_processes() if device.kind == "cuda" else None
     return Environment(
         device=device,

@@ -1,4 +1,4 @@
-"""The GPU that a run would use, as its driver's management library sees it, without a CUDA context."""
+"""The GPU that CUDA calls 0 here, as its driver's management library sees it, without a CUDA context."""
 
 import os
 from collections.abc import Callable
@@ -14,7 +14,7 @@ class NotInstalled(Unanswered):
 
 
 def ask(question: Callable[[Any, Any], Any]) -> Any:
-    """Return what a question, given the library and its handle of the first visible GPU, answers.
+    """Return what a question, given the library and its handle of the GPU that this process would use, answers.
 
     Raises:
         NotInstalled: The library is missing.
@@ -32,6 +32,9 @@ def ask(question: Callable[[Any, Any], Any]) -> Any:
 
 
 def _first_visible(nvml: Any) -> Any:
-    # Which GPU a process gets among several is said by this variable alone; the library itself does not heed it.
+    """Return the handle of the first GPU that CUDA_VISIBLE_DEVICES names, by index or UUID; of index 0 where unset.
+
+    NVML counts GPUs by their place on the bus and ignores that variable. CUDA counts so too among GPUs of one kind.
+    """
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0].strip() or "0"
     return nvml.nvmlDeviceGetHandleByIndex(int(first)) if first.isdecimal() else nvml.nvmlDeviceGetHandleByUUID(first)

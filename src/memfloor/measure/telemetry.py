@@ -18,7 +18,7 @@ def read_sensors(device: DeviceInfo) -> dict[str, float | str]:
 
 
 def foreign_gpu_processes() -> int | str:
-    """Count the processes on GPU 0 that are not this one, or say why they cannot be counted."""
+    """Count the processes on the GPU that is used which are not this one, or say why they cannot be counted."""
     try:
         running = ask(lambda nvml, gpu: nvml.nvmlDeviceGetComputeRunningProcesses(gpu))
     except Unanswered as reason:

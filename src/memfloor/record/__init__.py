@@ -4,6 +4,15 @@ from memfloor.record.anatomy import Anatomy, Role, StepTrace, TracedKernel
 from memfloor.record.ceiling import CPU_CEILING_PASSES, STEADY_SPREAD, CeilingReading, paired_ceiling
 from memfloor.record.comparison import Arm, ArmObservation, Comparison, DifferingField, Outputs, Question
 from memfloor.record.contents import Contents, Record, UnreadableFile, read_record, record_text
+from memfloor.record.control import ControlLoop, Cycles
+from memfloor.record.energy import (
+    EnergyProtocol,
+    EnergyReading,
+    EnergyRun,
+    EnergySensor,
+    EnergyWindow,
+    MeasuredEnergy,
+)
 from memfloor.record.quality import LogitErrors, Quality
 from memfloor.record.schema import (
     SCHEMA_VERSION,
@@ -35,11 +44,19 @@ __all__ = [
     "Cell",
     "Comparison",
     "Contents",
+    "ControlLoop",
+    "Cycles",
     "DeviceInfo",
     "DifferingField",
+    "EnergyProtocol",
+    "EnergyReading",
+    "EnergyRun",
+    "EnergySensor",
+    "EnergyWindow",
     "Environment",
     "Failure",
     "LogitErrors",
+    "MeasuredEnergy",
     "ObservedPath",
     "OutputError",
     "Outputs",

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from memfloor.errors import UsageError
 from memfloor.hardware import catalogue as devices
-from memfloor.prices import Ownership, Price, PriceList, catalogue
+from memfloor.prices import OwnedPrice, Ownership, Price, PriceList, catalogue
+from memfloor.report.energy import EnergySummary
 from memfloor.report.paper import published, published_steps
 from memfloor.report.summary import CellSummary
 from memfloor.report.tables import runtime_label
@@ -31,6 +32,7 @@ class CostRow:
         runs: Runs behind it; None for a published step.
         price: The price.
         per_hour: What an hour of decoding costs by it, in its currency.
+        power: What an owned device takes; None for a rented one.
     """
 
     device: str
@@ -44,6 +46,7 @@ class CostRow:
     runs: int | None
     price: Price
     per_hour: float
+    power: "Power | None" = None
 
     @property
     def per_million_tokens(self) -> float:
@@ -88,11 +91,30 @@ class CostRow:
             "per_hour": self.per_hour,
             "tokens_per_hour": self.tokens_per_hour,
             "price": self.price.model_dump(mode="json"),
+            "power": self.power and {"watts": self.power.watts, "source": self.power.source},
             "break_even": even and {"times": even.times, "step_seconds": even.step_seconds},
         }
 
     def _cost_of(self, step_seconds: float) -> float:
         return self.per_hour / SECONDS_PER_HOUR * step_seconds / self.batch * MILLION
+
+
+@dataclass(frozen=True, slots=True)
+class Power:
+    """Hold the power of an owned device while it decodes.
+
+    Attributes:
+        watts: How much.
+        sensor: Who measured it, for the same cell on the same device; None where it is the price list's.
+    """
+
+    watts: float
+    sensor: str | None = None
+
+    @property
+    def source(self) -> str:
+        """Say whose it is."""
+        return f"measured by {self.sensor}" if self.sensor else "price list"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,16 +131,32 @@ class BreakEven:
 
 
 def cost_rows(
-    summaries: Sequence[CellSummary], prices: PriceList, ownership: Ownership, with_published: bool = True
+    summaries: Sequence[CellSummary],
+    prices: PriceList,
+    ownership: Ownership,
+    with_published: bool = True,
+    energies: Sequence[EnergySummary] = (),
 ) -> list[CostRow]:
     """Return a row for each measured cell and price of its device, and for each published one; the cheapest first.
+
+    Args:
+        summaries: The measured cells.
+        prices: What devices cost.
+        ownership: How an owned device is used.
+        with_published: Whether the study's steps are priced too.
+        energies: Where one is of the same cell and device, its watts are an owned device's.
 
     Raises:
         UsageError: A price is of a device that is neither in the catalogue nor measured, or an owned device and
             electricity are priced in different currencies.
     """
     _check_devices(prices, summaries)
-    rows = [row for summary in summaries for row in _measured(summary, prices, ownership)]
+    measured = {(energy.device.name, energy.cell.key): energy for energy in energies}
+    rows = [
+        row
+        for summary in summaries
+        for row in _measured(summary, prices, ownership, measured.get((summary.device.name, summary.cell.key)))
+    ]
     if with_published:
         rows += _published(prices, ownership)
     return sorted(rows, key=lambda row: (row.price.currency, row.model, row.context_len, row.per_million_tokens))
@@ -158,8 +196,11 @@ def spread_sentence(rows: Sequence[CostRow]) -> str | None:
     )
 
 
-def _measured(summary: CellSummary, prices: PriceList, ownership: Ownership) -> list[CostRow]:
+def _measured(
+    summary: CellSummary, prices: PriceList, ownership: Ownership, energy: EnergySummary | None
+) -> list[CostRow]:
     cell, device = summary.cell, summary.device_name
+    watts = energy.watts.value if energy else None
     return [
         CostRow(
             device=device,
@@ -172,10 +213,17 @@ def _measured(summary: CellSummary, prices: PriceList, ownership: Ownership) -> 
             step_ci95_seconds=summary.p50_seconds.ci95,
             runs=len(summary.runs),
             price=price,
-            per_hour=price.hourly(ownership),
+            per_hour=price.hourly(ownership, watts),
+            power=_power(price, energy),
         )
         for price in prices.of(device)
     ]
+
+
+def _power(price: Price, energy: EnergySummary | None) -> Power | None:
+    if not isinstance(price, OwnedPrice):
+        return None
+    return Power(energy.watts.value, energy.sensor.name) if energy else Power(price.watts)
 
 
 def _published(prices: PriceList, ownership: Ownership) -> list[CostRow]:
@@ -193,6 +241,7 @@ def _published(prices: PriceList, ownership: Ownership) -> list[CostRow]:
             runs=None,
             price=price,
             per_hour=price.hourly(ownership),
+            power=_power(price, None),
         )
         for step in published_steps()
         for price in _study_prices(step.device, prices)
@@ -205,11 +254,11 @@ def _study_prices(device: str, prices: PriceList) -> list[Price]:
     return [price for price in every if price.provider == published()["cost"]["provider"]] or every
 
 
-def catalogue_costs(summaries: Sequence[CellSummary]) -> list[CostRow]:
+def catalogue_costs(summaries: Sequence[CellSummary], energies: Sequence[EnergySummary] = ()) -> list[CostRow]:
     """Return the rows by the prices of the catalogue and its terms of ownership."""
     prices = catalogue()
     assert prices.electricity is not None
-    return cost_rows(summaries, prices, Ownership(electricity=prices.electricity))
+    return cost_rows(summaries, prices, Ownership(electricity=prices.electricity), energies=energies)
 
 
 def _check_devices(prices: PriceList, summaries: Sequence[CellSummary]) -> None:

@@ -52,7 +52,8 @@ def cost_row(row: CostRow, api_per_million: float | None = None) -> list[str]:
 def price_text(row: CostRow) -> str:
     """Return what an hour of decoding costs, by whose price, and of when."""
     kind = "bought of " if isinstance(row.price, OwnedPrice) else ""
-    return f"{row.per_hour:.4g} {row.price.currency}, {kind}{row.price.provider} {row.price.date.isoformat()}"
+    power = f", {row.power.watts:.4g} W ({row.power.source})" if row.power else ""
+    return f"{row.per_hour:.4g} {row.price.currency}, {kind}{row.price.provider} {row.price.date.isoformat()}{power}"
 
 
 def costs(rows: Sequence[CostRow]) -> Figure:

@@ -10,20 +10,37 @@ import jinja2
 
 import memfloor
 from memfloor.errors import UsageError
-from memfloor.record import Anatomy, Failure, Run, Skip, Timed, UnreadableFile
+from memfloor.record import (
+    Anatomy,
+    ControlLoop,
+    Environment,
+    Failure,
+    MeasuredEnergy,
+    ObservedPath,
+    Run,
+    Skip,
+    Timed,
+    UnreadableFile,
+)
 from memfloor.report.anatomy_section import anatomy_section
 from memfloor.report.attention import Attention
 from memfloor.report.attention_section import attention_section
 from memfloor.report.compared import Compared
 from memfloor.report.comparison_section import comparison_section
+from memfloor.report.control import summarise_loops
+from memfloor.report.control_section import control_section
 from memfloor.report.cost import catalogue_costs
 from memfloor.report.cost_section import cost_section
+from memfloor.report.energy import Energies
+from memfloor.report.energy_section import energy_section
 from memfloor.report.figures import FIGURES, figure_svg
 from memfloor.report.interactive import scripts
 from memfloor.report.repeat import (
     anatomy_commands,
     attention_commands,
     comparison_commands,
+    control_commands,
+    energy_commands,
     ladder_commands,
     study_commands,
 )
@@ -48,6 +65,8 @@ def render(
     compared: Sequence[Compared] = (),
     ladders: Sequence[WeightLadder] = (),
     attention: Attention | None = None,
+    energies: Energies | None = None,
+    loops: Sequence[ControlLoop] = (),
 ) -> str:
     """Return the page for the records of one folder.
 
@@ -59,13 +78,16 @@ def render(
         compared: Comparisons.
         ladders: Paths of weights.
         attention: What was said of attention backends.
+        energies: What was said of energy.
+        loops: Control loops.
 
     Raises:
         UsageError: There is nothing to report.
     """
     summaries, invalid = summarise(records)
-    attention = attention or Attention()
-    if not any((summaries, invalid, anatomies, compared, attention.rows, attention.invalid)):
+    attention, energies = attention or Attention(), energies or Energies()
+    other = attention.rows, attention.invalid, energies.summaries, energies.without, loops
+    if not any((summaries, invalid, anatomies, compared, *other)):
         raise UsageError(f"{folder} holds no records; take some with: memfloor study --out {folder}")
     comparisons = [item.comparison for item in compared if item.comparison]
     every = [*summaries, *(row.summary for row in attention.rows)]
@@ -75,7 +97,9 @@ def render(
         version=memfloor.__version__,
         made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         folder=str(folder),
-        headline=headline(summaries) if summaries else _without_times(invalid, anatomies, compared, attention),
+        headline=headline(summaries)
+        if summaries
+        else _without_times(invalid, anatomies, compared, attention, energies, loops),
         cautions=cautions(summaries),
         columns=CELL_COLUMNS,
         tables=_tables(summaries, invalid),
@@ -85,9 +109,14 @@ def render(
             comparison_section(compared),
             attention_section(attention),
             anatomy_section(anatomies, folder),
-            cost_section(catalogue_costs(summaries)),
+            energy_section(energies),
+            control_section(loops),
+            cost_section(catalogue_costs(summaries, energies.summaries)),
         ],
-        environments=_environments([*(run for item in every for run in item.runs), *anatomies]),
+        environments=_environments(
+            [*(run for item in every for run in item.runs), *anatomies],
+            [*(taken for item in energies.summaries for taken in item.measured), *loops],
+        ),
         unreadable=unreadable,
         commands=[
             *study_commands(summaries, comparisons),
@@ -95,19 +124,31 @@ def render(
             *ladder_commands(ladders),
             *attention_commands([row.summary for row in attention.rows]),
             *anatomy_commands(anatomies, comparisons),
+            *energy_commands(energies),
+            *control_commands(summarise_loops(loops)),
         ],
         scripts=scripts() if anatomies or any(item.ratio for item in compared) else [],
     )
 
 
 def _without_times(
-    invalid: Sequence[InvalidCell], anatomies: Sequence[Anatomy], compared: Sequence[Compared], attention: Attention
+    invalid: Sequence[InvalidCell],
+    anatomies: Sequence[Anatomy],
+    compared: Sequence[Compared],
+    attention: Attention,
+    energies: Energies,
+    loops: Sequence[ControlLoop],
 ) -> str:
     if invalid:
         return "No cell gave a time."
-    kinds = (("anatomies", anatomies), ("comparisons", compared), ("attention backends", attention.rows))
-    shown = [name for name, found in kinds if found]
-    return f"{' and '.join(shown or ['attention backends']).capitalize()}, and no plain runs."
+    kinds = {
+        "anatomies": anatomies,
+        "comparisons": compared,
+        "attention backends": attention.rows or attention.invalid,
+        "energy": energies.summaries or energies.without,
+        "control loops": loops,
+    }
+    return f"{' and '.join(name for name, found in kinds.items() if found).capitalize()}, and no plain runs."
 
 
 def write_page(text: str, target: Path) -> None:
@@ -153,22 +194,28 @@ def _tables(
     return [(name, rows[name], lost[name]) for name in dict.fromkeys((*rows, *lost))]
 
 
-def _environments(taken: Sequence[Timed]) -> list[dict[str, str]]:
-    """Return each different environment once, in words."""
+def _environments(timed: Sequence[Timed], other: Sequence[MeasuredEnergy | ControlLoop]) -> list[dict[str, str]]:
+    """Return each different environment once, in words; one without a ceiling only where no other has it too."""
     found: dict[str, dict[str, str]] = {}
-    for run in taken:
-        e = run.environment
-        facts = {
-            "device": e.device.name,
-            "driver": e.device.driver_version or "-",
-            "host processor": f"{e.cpu_name}, {e.logical_cpus} cores, {e.threads} threads used",
-            "kernel": e.kernel,
-            "Python": e.python,
-            "packages": ", ".join(f"{name} {version}" for name, version in sorted(e.packages.items())),
-            "commit": e.git_commit or "not run from a checkout",
-            "huge pages": e.huge_pages,
-            "ceiling": run.ceilings[0].method,
-            "attention": run.path.facts.get("attention_implementation", "-"),
-        }
+    for run in timed:
+        facts = _facts(run.environment, run.path) | {"ceiling": run.ceilings[0].method}
         found.setdefault(str(facts), facts)
+    for taken in other:
+        facts = _facts(taken.environment, taken.path)
+        if not any(facts.items() <= known.items() for known in found.values()):
+            found[str(facts)] = facts
     return list(found.values())
+
+
+def _facts(e: Environment, path: ObservedPath) -> dict[str, str]:
+    return {
+        "device": e.device.name,
+        "driver": e.device.driver_version or "-",
+        "host processor": f"{e.cpu_name}, {e.logical_cpus} cores, {e.threads} threads used",
+        "kernel": e.kernel,
+        "Python": e.python,
+        "packages": ", ".join(f"{name} {version}" for name, version in sorted(e.packages.items())),
+        "commit": e.git_commit or "not run from a checkout",
+        "huge pages": e.huge_pages,
+        "attention": path.facts.get("attention_implementation", "-"),
+    }

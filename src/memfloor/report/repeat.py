@@ -3,13 +3,16 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from memfloor.record import Anatomy, Cell, Comparison, Protocol, Timed
+from memfloor.record import Anatomy, Cell, Comparison, EnergyProtocol, Protocol, Timed
+from memfloor.report.control import LoopSummary
+from memfloor.report.energy import Energies, EnergySummary
 from memfloor.report.summary import CellSummary
 from memfloor.report.tables import runtime_label
 from memfloor.report.weight_ladder import WeightLadder
 from memfloor.spec import model_names, unquantized
 
 STUDY = Protocol()
+ENERGY = {"seconds": EnergyProtocol().seconds, "idle-seconds": EnergyProtocol().idle_seconds}
 BASELINE = "hf-eager"
 DEFAULTS = {
     "batch": 1,
@@ -111,12 +114,51 @@ def anatomy_commands(anatomies: Sequence[Anatomy], comparisons: Sequence[Compari
     return [_anatomy_command(taken) for taken in cells.values()]
 
 
+def energy_commands(energies: Energies) -> list[str]:
+    """Return the commands that take the same energy again."""
+    return [_energy_command(summary) for summary in energies.summaries]
+
+
+def _energy_command(summary: EnergySummary) -> str:
+    cell, last = summary.cell, summary.runs[-1]
+    given = {"seconds": last.protocol.seconds, "idle-seconds": last.protocol.idle_seconds}
+    windows = [f"--{name} {value:g}" for name, value in given.items() if value != ENERGY[name]]
+    seed = None if last.seed is None else last.seed - last.block
+    settings = _settings(cell, {}, STUDY, 1 + max(run.block for run in summary.runs), seed)
+    head = f"memfloor energy {_model(cell)} --runtime {_arm(cell)} --context {cell.workload.context_len}"
+    return " ".join([head, *windows, settings])
+
+
 def _anatomy_command(taken: Sequence[Anatomy]) -> str:
     first = taken[0]
     cell, traced = first.cell, len(first.trace.step_seconds) + first.trace.other_steps
     settings = _settings(cell, {}, first.protocol, _count(taken), _seed(first))
     head = f"memfloor anatomy {_model(cell)} --runtime {_arm(cell)}"
     return f"{head} --context {cell.workload.context_len} --traced-steps {traced} {settings}"
+
+
+def control_commands(summaries: Sequence[LoopSummary]) -> list[str]:
+    """Return the commands that run the same control loops again."""
+    return list(map(_control_command, summaries))
+
+
+def _control_command(summary: LoopSummary) -> str:
+    first = summary.first
+    cell, seconds = first.cell, 3600 * summary.misses.hours / len(summary.loops)
+    given: dict[str, str | int | None] = {
+        "hz": f"{1 / first.period_seconds:g}",
+        "tokens": first.steps,
+        "prompt": cell.workload.context_len,
+        "minutes": f"{seconds / 60:.3g}",
+        "runs": len(summary.loops),
+        "device": cell.device,
+        "threads": cell.threads,
+        "weights-from": cell.weights_from,
+        "seed": None if first.seed is None else first.seed - first.block,
+    }
+    options = [f"--{name} {value}" for name, value in given.items() if value is not None]
+    options += ["--decode-only"] * bool(first.no_prefill) + ["--unpaced"] * (not first.paced)
+    return f"memfloor deadline {_model(cell)} --runtime {_arm(cell)} {' '.join(options)}"
 
 
 def _model(cell: Cell) -> str:

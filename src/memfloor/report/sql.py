@@ -6,8 +6,10 @@ from typing import Any
 import duckdb
 
 from memfloor.errors import UsageError
-from memfloor.record import Anatomy, Failure, Run, Skip
+from memfloor.record import Anatomy, ControlLoop, EnergyRun, Failure, Run, Skip
 from memfloor.report.compared import Compared
+from memfloor.report.sql_control import CONTROL_LOOPS, CYCLES, cycle_rows, loop_row
+from memfloor.report.sql_energy import ENERGY, energy_row
 from memfloor.report.sql_tables import (
     ANATOMIES,
     ATTENTION,
@@ -33,8 +35,10 @@ def run_query(
     compared: Sequence[Compared] = (),
     ladders: Sequence[WeightLadder] = (),
     attention: Sequence[Run | Failure | Skip] = (),
+    energy_runs: Sequence[EnergyRun] = (),
+    loops: Sequence[ControlLoop] = (),
 ) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Answer one SELECT over the tables `runs`, `steps`, `anatomies`, `comparisons`, `weight_paths` and `attention`.
+    """Answer one SELECT over the tables of a folder's records: `runs`, `steps`, `anatomies` and those that follow.
 
     Args:
         records: Valid records.
@@ -43,6 +47,8 @@ def run_query(
         compared: A row each.
         ladders: A row for each of their paths.
         attention: Records of attention backends, a row each; they are no steps.
+        energy_runs: A row each.
+        loops: A row each of `control_loops`, and one of `cycles` for each of their cycles.
 
     Raises:
         UsageError: DuckDB refuses the query, with its reason.
@@ -54,6 +60,9 @@ def run_query(
         "comparisons": (COMPARISONS, map(comparison_row, compared)),
         "weight_paths": (WEIGHT_PATHS, weight_path_rows(ladders)),
         "attention": (ATTENTION, map(attention_row, attention)),
+        "energy": (ENERGY, map(energy_row, energy_runs)),
+        "control_loops": (CONTROL_LOOPS, map(loop_row, loops)),
+        "cycles": (CYCLES, (row for loop in loops for row in cycle_rows(loop))),
     }
     with duckdb.connect(":memory:") as connection:
         for name, (columns, rows) in tables.items():

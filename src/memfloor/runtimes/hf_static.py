@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import torch
 
 LAUNCH_MODES = ("eager", "graph")
+SETTLING_STEPS = 2
 
 
 class HfStatic(HfEager):
@@ -47,17 +48,28 @@ class HfStatic(HfEager):
         return cell.options.get("launch", "eager") == "eager"
 
     def prepare(self) -> None:
-        """Build the model and its cache and, for `launch=graph`, capture one step."""
+        """Build the model and its cache, take steps until libraries have settled and, for `launch=graph`, capture one.
+
+        Both launch modes take the same steps and start over: cuDNN's attention rounds otherwise in a process's first
+        steps than later.
+        """
         super().prepare()
+        if self.request.cell.device != "cuda":
+            return
+        assert self.token is not None
+        first = self.token.clone()
+        self._settle()
         if self.launch == "graph":
             self._capture()
+        self.restart(first)
 
     def make_cache(self) -> Any:
         """Return a cache with room for every step of the run and the census after it."""
         from transformers import StaticCache
 
-        cell, warm_steps = self.request.cell, 3
-        room = self.request.start_len + self.request.max_steps + warm_steps + 1
+        cell = self.request.cell
+        # Settling steps, a capture and the census after the run take a slot each.
+        room = self.request.start_len + self.request.max_steps + 2 * SETTLING_STEPS + 2
         cache = StaticCache(config=self.model.config, max_cache_len=room)
         # Allocated in a step of its own accord, an empty one could not be written to outside of steps.
         cache.early_initialization(
@@ -90,6 +102,18 @@ class HfStatic(HfEager):
         self.graph.replay()
         return self._graph_logits
 
+    def rewind(self) -> None:
+        """Set the lengths of the cache back, and the token buffer; a window that has moved on is filled again."""
+        import torch
+
+        if self.request.cell.spec.num_sliding_layers:
+            self.restart(self.first_token())
+            return
+        with torch.no_grad():
+            for layer in self.cache.layers:
+                layer.cumulative_length.fill_(self.request.start_len)
+        self._feed_first()
+
     def restart(self, first: "torch.Tensor") -> None:
         """Bring cache and token buffer back to where a decode from the token `first`, [B, 1], starts."""
         assert self.token is not None
@@ -97,24 +121,35 @@ class HfStatic(HfEager):
         self.token.copy_(first)
         self.fill()
 
+    def prefill(self) -> None:
+        """Empty the cache, fill it with the prompt, in chunks, and feed the first token again, in the same buffers."""
+        self.cache.reset()
+        self._prefill()
+        self._feed_first()
+
+    def _feed_first(self) -> None:
+        assert self.token is not None
+        self.token.copy_(self.first_token())
+
     def facts(self) -> dict[str, str]:
         """Return what the prepared model says of itself, and how a step is launched."""
         return super().facts() | {"launch": "eager" if self.graph is None else "one CUDA Graph replay per step"}
 
+    def _settle(self) -> None:
+        import torch
+
+        # A capture wants steps on a stream of its own before it; eager steps take the current one.
+        stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
+        stream.wait_stream(current)
+        for each in (stream, current):
+            with torch.cuda.stream(each), torch.inference_mode():
+                for _ in range(SETTLING_STEPS):
+                    self.forward()
+            current.wait_stream(stream)
+
     def _capture(self) -> None:
         import torch
 
-        assert self.token is not None
-        first = self.token.clone()
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream), torch.inference_mode():
-            for _ in range(2):
-                self.forward()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.inference_mode(), torch.cuda.graph(graph):
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.inference_mode(), torch.cuda.graph(self.graph):
             self._graph_logits = self.forward()
-        self.graph = graph
-        # Both launch modes decode from the same start.
-        self.restart(first)

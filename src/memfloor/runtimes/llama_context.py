@@ -172,6 +172,15 @@ class LlamaContext:
         """Forget every token."""
         self._api.llama_memory_clear(self._api.llama_get_memory(self.handle), True)
 
+    def forget_from(self, position: int) -> None:
+        """Forget every token from a position on.
+
+        Raises:
+            UsageError: llama.cpp cannot forget a part of its cache.
+        """
+        if not self._api.llama_memory_seq_rm(self._api.llama_get_memory(self.handle), 0, position, -1):
+            raise UsageError(f"llama.cpp does not forget the tokens from {position} on: {last_words()}")
+
     def cached_len(self) -> int:
         """Return the number of tokens in the KV cache."""
         return int(self._api.llama_memory_seq_pos_max(self._api.llama_get_memory(self.handle), 0)) + 1

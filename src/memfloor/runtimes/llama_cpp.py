@@ -50,8 +50,7 @@ class LlamaCpp(OneCallRuntime):
 
     def __init__(self, request: DecodeRequest) -> None:
         self.request = request
-        self.token = request.seed % request.cell.spec.vocab_size
-        self.position = request.start_len
+        self._start()
         self._model: LlamaModel | None = None
         self._context: LlamaContext | None = None
         self._cache_fill = ""
@@ -87,6 +86,23 @@ class LlamaCpp(OneCallRuntime):
         """Feed the last token and choose the most likely next one."""
         self.token = self._prepared().decode(self.token, self.position)
         self.position += 1
+
+    def rewind(self) -> None:
+        """Forget the tokens that steps have appended, and feed the first one again."""
+        self._prepared().forget_from(self.request.start_len)
+        self._start()
+
+    @classmethod
+    def passes_over_prompts(cls, cell: Cell) -> bool:
+        """Tell that llama.cpp takes a prompt in chunks."""
+        return True
+
+    def prefill(self) -> None:
+        """Forget every token, take the prompt in chunks, and feed the first token again."""
+        context = self._prepared()
+        context.clear()
+        context.prefill(self._prompt())
+        self._start()
 
     def last_logits(self) -> NDArray[np.float32]:
         """Return the last step's logits, [V]."""
@@ -134,9 +150,18 @@ class LlamaCpp(OneCallRuntime):
         layout = StateLayout(cell.spec.num_hidden_layers, vector, KV_TYPES[cell.workload.kv], not self._flash())
         if not cell.prefill and fill_cache(context, layout, tokens, seed):
             return "random keys and values, written as a state"
-        context.prefill(np.random.default_rng(seed).integers(cell.spec.vocab_size, size=tokens).tolist())
+        context.prefill(self._prompt())
         asked = "" if cell.prefill else "; this llama.cpp stores its state in another layout"
         return f"prefill of random tokens{asked}"
+
+    def _prompt(self) -> list[int]:
+        # The prompt of every runtime, so that their tokens can be compared.
+        numbers = np.random.default_rng(self.request.seed)
+        prompt: list[int] = numbers.integers(self.request.cell.spec.vocab_size, size=self.request.start_len).tolist()
+        return prompt
+
+    def _start(self) -> None:
+        self.token, self.position = self.request.seed % self.request.cell.spec.vocab_size, self.request.start_len
 
     def _prepared(self) -> "LlamaContext":
         if self._context is None:

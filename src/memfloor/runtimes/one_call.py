@@ -24,6 +24,10 @@ class OneCallRuntime(ABC):
         """Feed the last token and choose the most likely next one."""
 
     @abstractmethod
+    def rewind(self) -> None:
+        """Go back to where `prepare` left the decode."""
+
+    @abstractmethod
     def last_logits(self) -> NDArray[np.float32]:
         """Return the last step's logits, [V]; the next step may overwrite them."""
 

@@ -51,10 +51,10 @@ class OpenVino(OneCallRuntime):
 
     def __init__(self, request: DecodeRequest) -> None:
         self.request = request
-        self.token = request.seed % request.cell.spec.vocab_size
-        self.position = request.start_len
+        self._start()
         self.compiled: openvino.CompiledModel | None = None
         self._infer: openvino.InferRequest | None = None
+        self._filled: list[openvino.Tensor] | None = None
         self._logits = np.empty(0, np.float32)
 
     @classmethod
@@ -84,6 +84,34 @@ class OpenVino(OneCallRuntime):
         """Feed the last token and choose the most likely next one."""
         self._feed(np.array([[self.token]], np.int64))
         self.token = int(self._logits.argmax())
+
+    def rewind(self) -> None:
+        """Write the states as they were filled, for a state cannot be cut; the first time they are filled again."""
+        infer = self._prepared()
+        infer.reset_state()
+        if self._filled is None:
+            self._start()
+            self._fill_cache()
+            self._filled = [state.state for state in infer.query_state()] if self.request.start_len else []
+        else:
+            for state, filled in zip(infer.query_state(), self._filled, strict=False):
+                state.state = filled
+        self._start()
+
+    def _start(self) -> None:
+        self.token = self.request.seed % self.request.cell.spec.vocab_size
+        self.position = self.request.start_len
+
+    @classmethod
+    def passes_over_prompts(cls, cell: Cell) -> bool:
+        """Tell that the model takes a prompt in chunks."""
+        return True
+
+    def prefill(self) -> None:
+        """Empty the states, take the prompt in chunks, and feed the first token again."""
+        self._prepared().reset_state()
+        self._prefill()
+        self._start()
 
     def last_logits(self) -> NDArray[np.float32]:
         """Return the last step's logits, [V]."""

@@ -23,6 +23,7 @@ from memfloor.engine.cuda.graph import CapturedPlan
 from memfloor.engine.cuda.kv_cache import allocate_cache
 from memfloor.engine.cuda.launch_shapes import LaunchShapes, ProjectionShape
 from memfloor.engine.cuda.matrix import format_name
+from memfloor.engine.cuda.prefill import Prompt
 from memfloor.engine.cuda.weights import LayerWeights, ModelWeights
 from memfloor.engine.kernels.dependency import MODES
 from memfloor.engine.plan import RING_LEN, Plan
@@ -80,15 +81,8 @@ class DecodeModel:
         self.embed.issue()
 
     def prefill(self, tokens: Sequence[int]) -> None:
-        """Fill the first slots of the cache with a prompt, token by token and without logits.
-
-        A prompt goes through the decode kernels, a read of the layers' weights per token: exact, and slow.
-        """
-        layers = [call for call in self.plan.calls if call.op not in ("head", "sample")]
-        for position, token in enumerate(tokens):
-            self.start(token, position)
-            for call in layers:
-                call.issue()
+        """Fill the first slots of the cache with a prompt, chunk by chunk and without logits."""
+        Prompt(self.spec, self.weights, self.cache, self.rope).fill(tokens)
 
     def sample_with(self, temperature: float, seed: int = 0) -> None:
         """Choose how tokens are drawn by what is captured from now on; a draw depends on seed and position alone.
