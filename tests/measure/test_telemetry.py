@@ -5,7 +5,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from memfloor.measure import nvml, telemetry
+from memfloor.measure import telemetry
 from memfloor.record import DeviceInfo
 
 GPU = DeviceInfo(kind="cuda", name="NVIDIA H200", memory_bytes=1, last_level_cache_bytes=None, cores=132)
@@ -55,17 +55,6 @@ def host(monkeypatch):
         ),
     )
     return state
-
-
-@pytest.mark.parametrize(
-    ("visible", "asked"), [(None, 0), ("", 0), ("3", 3), ("2,1", 2), ("GPU-8f2a,GPU-77", "GPU-8f2a")]
-)
-def test_the_gpu_that_is_asked_is_the_one_that_a_run_would_use(fake_nvml, monkeypatch, visible, asked):
-    fake_nvml.nvmlDeviceGetHandleByUUID = lambda uuid: uuid
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert nvml.ask(lambda library, gpu: gpu) == asked
 
 
 @pytest.mark.usefixtures("fake_nvml")

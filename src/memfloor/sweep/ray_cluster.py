@@ -2,11 +2,12 @@
 
 import contextlib
 import json
+import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from memfloor.errors import UsageError
@@ -36,8 +37,8 @@ def connected(address: str) -> Iterator[None]:
     Raises:
         UsageError: Ray is not installed, there is no cluster, or it has other versions of Ray or Python.
     """
-    # Ray prints on standard output what its nodes die of.
-    with contextlib.redirect_stdout(sys.stderr):
+    # Ray prints there the last pages of a dead node's log; that it is dead is said of its worker.
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
         ray = _connect(address)
         try:
             yield
