@@ -22,6 +22,7 @@ from memfloor.cli.predict import predict
 from memfloor.cli.probe import probe
 from memfloor.cli.records import query, runs
 from memfloor.cli.report import figure, report
+from memfloor.cli.sweep import sweep
 from memfloor.errors import UsageError
 
 EXIT_USAGE = 2
@@ -35,7 +36,7 @@ app = App(
     # Interrupted is answered in `main`, with what has become of the runs.
     suppress_keyboard_interrupt=False,
 )
-MEASURING = (floor, probe, measure, study, anatomy, ab, aa, energy, deadline)
+MEASURING = (floor, probe, measure, study, anatomy, ab, aa, energy, deadline, sweep)
 READING = (runs, query, report, figure, diff, cost, predict, paper, doctor)
 for command in (*MEASURING, *READING):
     app.command(command)

@@ -3,6 +3,7 @@
 from memfloor.record.anatomy import Anatomy, Role, StepTrace, TracedKernel
 from memfloor.record.ceiling import CPU_CEILING_PASSES, STEADY_SPREAD, CeilingReading, paired_ceiling
 from memfloor.record.comparison import Arm, ArmObservation, Comparison, DifferingField, Outputs, Question
+from memfloor.record.contents import Contents, Record, UnreadableFile, read_record, record_text
 from memfloor.record.control import ControlLoop, Cycles
 from memfloor.record.energy import (
     EnergyProtocol,
@@ -28,8 +29,9 @@ from memfloor.record.schema import (
     Step,
     StepPart,
     Timed,
+    parse_runtime,
 )
-from memfloor.record.store import Contents, Record, Store, UnreadableFile
+from memfloor.record.store import Store
 
 __all__ = [
     "CPU_CEILING_PASSES",
@@ -74,4 +76,7 @@ __all__ = [
     "TracedKernel",
     "UnreadableFile",
     "paired_ceiling",
+    "parse_runtime",
+    "read_record",
+    "record_text",
 ]
