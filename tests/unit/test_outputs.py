@@ -1,6 +1,6 @@
 import pytest
 
-from memfloor.record import ArmObservation, Outputs
+from memfloor.record import ArmObservation, Outputs, StepTrace, TracedKernel
 from memfloor.report.outputs import compare_outputs
 from memfloor.spec import Workload
 
@@ -69,3 +69,22 @@ def test_two_runtimes_with_the_same_weights_and_prompt_are_compared(make_cell):
 
 def test_an_arm_that_nobody_saw_is_named(modes):
     assert compare_outputs(*modes, seen(modes[0]), None).text == "not compared: nothing was seen of the candidate"
+
+
+def test_a_difference_names_attention_that_does_not_repeat_itself(modes):
+    def traced(name):
+        times = (0.001, 0.001)
+        kernel = TracedKernel(
+            name=name, op="k", role="attention", start_seconds=(0.0, 0.0), seconds=times, launch_seconds=times
+        )
+        return StepTrace(tool="t", device="cuda", step_seconds=times, kernels=(kernel,), launches={}, labelled="names")
+
+    def text(*names):
+        ours, theirs = (traced(name) for name in names)
+        return compare_outputs(*modes, seen(modes[0], trace=ours), seen(modes[1], trace=theirs, digest=TWO)).text
+
+    cudnn = "cudnn_generated_fort_native_sdpa_sm80_flash_fprop"
+    assert text(cudnn, cudnn).endswith(
+        "cuDNN's attention ran in both, which was seen not to repeat its own bits; sdpa=efficient in both does"
+    )
+    assert text(cudnn, "fmha") == text("fmha", "fmha") == "differ from step 3: the same tokens, other logits"

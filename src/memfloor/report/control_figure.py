@@ -5,7 +5,9 @@ from itertools import chain, pairwise
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from memfloor.record import ControlLoop
 from memfloor.report.colours import DARK_GREY, MEASURED_COLOUR, THRESHOLD_COLOUR
@@ -53,6 +55,7 @@ def _draw_cycles(axes: Axes, summary: LoopSummary) -> None:
     axes.axhline(1e3 * period, color=THRESHOLD_COLOUR, linewidth=1.2)
     # Some cycles take a hundred times as long as others.
     axes.set_yscale("log")
+    _plain(axes.yaxis)
     axes.set_ylabel("response, ms")
     axes.set_xlabel("seconds since the loop began")
     axes.set_title(loop_title(summary), loc="left", fontsize=8)
@@ -74,8 +77,15 @@ def _draw_tail(axes: Axes, summary: LoopSummary) -> None:
     axes.axvline(1e3 * summary.floor_seconds, color=DARK_GREY, linewidth=1.2, linestyle=":")
     axes.set_xscale("log")
     axes.set_yscale("log")
+    _plain(axes.xaxis)
     axes.set_ylabel("share as long or longer")
     axes.set_xlabel("response, ms")
+
+
+def _plain(axis: Axis) -> None:
+    """Write milliseconds on a logarithmic axis as numbers, not as powers of ten."""
+    axis.set_major_formatter(LogFormatter())
+    axis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
 
 
 def _times(loop: ControlLoop) -> list[float]:
