@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from memfloor.measure.environment import device_name, git_commit, package_versions
-from memfloor.record import ArmObservation, Cell, Comparison, Failure, Run, Skip, Store
-from memfloor.record.store import Contents
+from memfloor.record import ArmObservation, Cell, Comparison, Contents, Failure, Run, Skip, Store
 
 # What differs between any two records, whatever they say.
 IDENTITY = {"record_id", "session_id", "taken_at"}

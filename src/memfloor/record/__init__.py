@@ -3,6 +3,7 @@
 from memfloor.record.anatomy import Anatomy, Role, StepTrace, TracedKernel
 from memfloor.record.ceiling import CPU_CEILING_PASSES, STEADY_SPREAD, CeilingReading, paired_ceiling
 from memfloor.record.comparison import Arm, ArmObservation, Comparison, DifferingField, Outputs, Question
+from memfloor.record.contents import Contents, Record, UnreadableFile, read_record, record_text
 from memfloor.record.energy import (
     EnergyProtocol,
     EnergyReading,
@@ -28,7 +29,7 @@ from memfloor.record.schema import (
     StepPart,
     Timed,
 )
-from memfloor.record.store import Contents, Record, Store, UnreadableFile
+from memfloor.record.store import Store
 
 __all__ = [
     "CPU_CEILING_PASSES",
@@ -71,4 +72,6 @@ __all__ = [
     "TracedKernel",
     "UnreadableFile",
     "paired_ceiling",
+    "read_record",
+    "record_text",
 ]

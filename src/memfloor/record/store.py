@@ -1,88 +1,21 @@
 """The store: one folder, one JSON file per record, written whole or not at all."""
 
-import json
+import gc
 import os
 import re
 import uuid
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import Field, TypeAdapter, ValidationError
-
-from memfloor.errors import UsageError, first_problem
+from memfloor.errors import UsageError
 from memfloor.record.anatomy import Anatomy
 from memfloor.record.comparison import ArmObservation, Comparison
-from memfloor.record.energy import EnergyRun
+from memfloor.record.contents import Contents, Record, UnreadableFile, read_record, record_text
 from memfloor.record.quality import Quality
-from memfloor.record.schema import SCHEMA_VERSION, Failure, Run, Skip, StepPart
+from memfloor.record.schema import Failure, Run, Skip
 
-Record = Run | Failure | Skip | Anatomy | Comparison | ArmObservation | Quality | EnergyRun
 TRACE_SUFFIX = ".trace.json.gz"
-_ADAPTER: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
-
-
-@dataclass(frozen=True, slots=True)
-class UnreadableFile:
-    """Name a file of the folder that is not a record this version can read, and say why."""
-
-    path: Path
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Contents:
-    """Hold all that lies in a folder: its records of every kind, oldest first, and the JSON files that are none.
-
-    Attributes:
-        every: The records, whatever part of a step they are about.
-        unreadable: The files that are none.
-        part: The part whose records the properties return, so that nobody takes its runs for those of another.
-    """
-
-    every: Sequence[Record]
-    unreadable: Sequence[UnreadableFile]
-    part: StepPart = "step"
-
-    def of(self, part: StepPart) -> "Contents":
-        """Return the same contents, seen for another part of a step."""
-        return replace(self, part=part)
-
-    @property
-    def runs(self) -> list[Run | Failure | Skip]:
-        """Return every run, failure and skip."""
-        kinds = Run | Failure | Skip
-        return [record for record in self.every if isinstance(record, kinds) and record.cell.part == self.part]
-
-    @property
-    def anatomies(self) -> list[Anatomy]:
-        """Return every anatomy."""
-        return [record for record in self.every if isinstance(record, Anatomy)]
-
-    @property
-    def comparisons(self) -> list[Comparison]:
-        """Return every comparison."""
-        return [item for item in self.every if isinstance(item, Comparison) and item.baseline.part == self.part]
-
-    @property
-    def observations(self) -> list[ArmObservation]:
-        """Return what was seen of the arms of comparisons."""
-        return [record for record in self.every if isinstance(record, ArmObservation)]
-
-    def of_session(self, session_id: str) -> "Contents":
-        """Return the records of one session."""
-        return replace(self, every=[record for record in self.every if record.session_id == session_id])
-
-    @property
-    def qualities(self) -> list[Quality]:
-        """Return the qualities of paths of weights."""
-        return [record for record in self.every if isinstance(record, Quality)]
-
-    @property
-    def energy_runs(self) -> list[EnergyRun]:
-        """Return the energy runs, those that gave nothing included."""
-        return [record for record in self.every if isinstance(record, EnergyRun)]
 
 
 class Store:
@@ -113,23 +46,52 @@ class Store:
         Raises:
             UsageError: The folder cannot be written to, or the disk is full; nothing is left behind.
         """
-        path = self.folder / f"{_file_stem(record)}.json"
+        path = self._path(record)
+        with self._written(record, path) as draft:
+            draft.replace(path)
+        return path
+
+    def add_once(self, record: Record) -> bool:
+        """Write a record as `add` does, but leave the one that is there if it has the same name.
+
+        Of several processes that add one record, exactly one succeeds.
+
+        Returns:
+            Whether it was written.
+
+        Raises:
+            UsageError: The folder cannot be written to, the disk is full, or its file system knows no hard links.
+        """
+        path = self._path(record)
+        try:
+            with self._written(record, path) as draft:
+                # A rename would put it in the place of another writer's; a link is refused.
+                os.link(draft, path)
+        except FileExistsError:
+            return False
+        return True
+
+    def _path(self, record: Record) -> Path:
+        return self.folder / f"{file_stem(record)}.json"
+
+    @contextmanager
+    def _written(self, record: Record, path: Path) -> Iterator[Path]:
+        """Give the synced draft of a record, to be put in its place, and leave neither draft nor doubt behind."""
         draft = self.folder / f".draft-{uuid.uuid4().hex}"
         try:
             with draft.open("w", encoding="utf-8") as file:
-                # A trace has a thousand kernels: a number per line would be most of the file.
-                indent = None if isinstance(record, Anatomy | ArmObservation | Quality | EnergyRun) else 1
-                file.write(record.model_dump_json(indent=indent) + "\n")
+                file.write(record_text(record) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-            draft.replace(path)
+            yield draft
             _sync_folder(self.folder)
+        except FileExistsError:
+            raise
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
         finally:
             # Also after an interrupt; a draft that has become the record is not there any more.
             draft.unlink(missing_ok=True)
-        return path
 
     def trace_path(self, record_id: str, what: str) -> Path:
         """Return where the trace of an anatomy goes, which Perfetto opens.
@@ -184,12 +146,13 @@ class Store:
             raise UsageError(f"{self.folder} is not a folder with records")
         records: list[Record] = []
         unreadable: list[UnreadableFile] = []
-        for path in self._files():
-            result = _read_file(path)
-            if isinstance(result, UnreadableFile):
-                unreadable.append(result)
-            else:
-                records.append(result)
+        with _no_collection():
+            for path in self._files():
+                result = read_file(path)
+                if isinstance(result, UnreadableFile):
+                    unreadable.append(result)
+                else:
+                    records.append(result)
         records.sort(key=lambda record: (record.taken_at, record.record_id))
         return Contents(records, unreadable)
 
@@ -198,23 +161,31 @@ class Store:
         return (path for path in sorted(self.folder.rglob("*.json")) if not path.name.startswith("."))
 
 
-def _read_file(path: Path) -> Record | UnreadableFile:
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep Python's collector from looking for cycles meanwhile, which records have not.
+
+    It would go through the millions of parts of ten thousand records again and again, for most of the time of reading.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
     try:
-        raw = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def read_file(path: Path) -> Record | UnreadableFile:
+    """Return the record that a file holds, or why it holds none."""
+    try:
+        return read_record(path.read_bytes(), path)
+    except OSError as error:
         return UnreadableFile(path, f"not readable as JSON: {error}")
-    if not isinstance(raw, dict) or "schema_version" not in raw:
-        return UnreadableFile(path, "not a memfloor record: it has no schema_version")
-    version = raw["schema_version"]
-    if version != SCHEMA_VERSION:
-        return UnreadableFile(path, f"schema version {version}; this memfloor reads version {SCHEMA_VERSION}")
-    try:
-        return _ADAPTER.validate_python(raw, strict=False)
-    except ValidationError as error:
-        return UnreadableFile(path, f"not a valid record: {first_problem(error)}")
 
 
-def _file_stem(record: Record) -> str:
+def file_stem(record: Record) -> str:
+    """Return the name of a record's file: what it is in words, and its identity."""
     key, what = _name_parts(record)
     readable = re.sub(r"[^A-Za-z0-9.=]+", "-", key)[:120].strip("-")
     return f"{readable}_{what}_{record.record_id}"
