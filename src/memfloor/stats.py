@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 RESAMPLES = 9999
 CONFIDENCE = 0.95
+TAILS = (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2
 
 
 class TimedRun(Protocol):
@@ -215,7 +216,11 @@ def block_samples(blocks: Sequence[int], size: int, most: int) -> list[tuple[int
 
 def coefficient_of_variation(runs: Sequence[R], value: Callable[[R], float]) -> float | None:
     """Return the standard deviation over runs of a per-run value, over its mean; None for fewer than two runs."""
-    values = [value(run) for run in runs]
+    return spread_of([value(run) for run in runs])
+
+
+def spread_of(values: Sequence[float]) -> float | None:
+    """Return the standard deviation of values over their mean; None for fewer than two."""
     return stdev(values) / fmean(values) if len(values) > 1 else None
 
 
@@ -231,7 +236,8 @@ def _t_interval(values: NDArray[np.float64]) -> tuple[float, float] | None:
 def _mean_interval(values: NDArray[np.float64]) -> tuple[float, float] | None:
     if len(values) < 2:
         return None
-    return _percentiles(np.mean(values[_draws(len(values))], axis=1))
+    low, high = np.percentile(np.mean(values[_draws(len(values))], axis=1), [100 * tail for tail in TAILS])
+    return float(low), float(high)
 
 
 def _median_interval(values: Sequence[float]) -> tuple[float, float] | None:
@@ -244,7 +250,18 @@ def _median_interval(values: Sequence[float]) -> tuple[float, float] | None:
         return None
     lower, upper, times = _middle_ranks(len(values))
     ranked = np.sort(values)
-    return _percentiles(np.repeat((ranked[lower] + ranked[upper]) / 2, times))
+    medians = (ranked[lower] + ranked[upper]) / 2
+    order = np.argsort(medians)
+    ends = np.cumsum(times[order])
+    low, high = (_percentile(medians[order], ends, tail) for tail in TAILS)
+    return low, high
+
+
+def _percentile(medians: NDArray[np.float64], ends: NDArray[np.int64], share: float) -> float:
+    """Return a percentile of medians, in order, of which each fills the places up to its end."""
+    place = share * (RESAMPLES - 1)
+    below, above = medians[np.searchsorted(ends, (int(place), int(place) + 1), side="right")]
+    return float(below + (above - below) * (place - int(place)))
 
 
 @lru_cache(maxsize=4)
@@ -259,9 +276,3 @@ def _middle_ranks(size: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDAr
     ranks = np.sort(_draws(size), axis=1)
     pairs, times = np.unique(ranks[:, [(size - 1) // 2, size // 2]], axis=0, return_counts=True)
     return pairs[:, 0], pairs[:, 1], times
-
-
-def _percentiles(statistics: NDArray[np.float64]) -> tuple[float, float]:
-    tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(statistics, [tail, 100 - tail])
-    return float(low), float(high)

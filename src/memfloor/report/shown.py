@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from memfloor.report.compared import Compared
 from memfloor.report.summary import CellSummary
 
-MOST_CELLS, MOST_COMPARISONS, MOST_SESSIONS = 40, 40, 12
+MOST_CELLS, MOST_COMPARISONS, MOST_SESSIONS = 24, 40, 6
 
 
 def by_workload(summaries: Sequence[CellSummary]) -> list[list[CellSummary]]:

@@ -8,7 +8,7 @@ from typing import Any
 from memfloor.floor import CONVENTIONS, attention_traffic, step_traffic
 from memfloor.hardware import match_driver_name
 from memfloor.record import Cell, DeviceInfo, Failure, Protocol, Run, Skip, Timed
-from memfloor.stats import Estimate, coefficient_of_variation, estimate, estimate_of
+from memfloor.stats import Estimate, estimate, estimate_of, spread_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def summarise_cell(runs: Sequence[Timed]) -> CellSummary:
         p50_seconds=estimate_of(p50_seconds),
         ceiling_bytes_per_second=estimate(runs, lambda run: run.ceiling_bytes_per_second),
         peak_bytes_per_second=peak,
-        cv=coefficient_of_variation(runs, lambda run: run.p50_seconds),
+        cv=spread_of(p50_seconds),
         fractions={
             name: Fraction(count, of_ceiling.times(count), of_peak.times(count) if of_peak else None)
             for name, count in floor_bytes(cell).items()
