@@ -7,8 +7,8 @@ RUNS ?= memfloor-runs
 BIN := .venv/bin
 comma := ,
 STAMP := .venv/installed
-# Libraries of systems under test that run on a CPU and need no compiling.
-COMPARATORS := bitsandbytes accelerate torchao hqq openvino nncf onnxruntime-genai onnx onnx_ir
+# Libraries of systems under test that run on a CPU and need no compiling, and Ray.
+COMPARATORS := bitsandbytes accelerate torchao hqq openvino nncf onnxruntime-genai onnx onnx_ir ray
 
 # Configures and builds the native tests in a folder of build/, with options for CMake.
 build_native_tests = cmake -S native -B build/$(1) -DMEMFLOOR_NATIVE_TESTS=ON $(2) && cmake --build build/$(1) --parallel $(shell nproc)

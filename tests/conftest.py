@@ -7,16 +7,26 @@ def pytest_addoption(parser):
     )
 
 
+@pytest.fixture(scope="session")
+def lacking(request):
+    """Return a function that skips a test for what is missing, or fails it under --comparators."""
+
+    def end(reason):
+        if request.config.getoption("comparators"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+    return end
+
+
 @pytest.fixture
-def comparator(request):
-    """Return a function that skips a test where a runtime's library is missing, or fails it under --comparators."""
+def comparator(lacking):
+    """Return a function that ends a test where a runtime's library is missing."""
     from memfloor.runtimes import find_runtime
 
     def need(name, cell=None):
         reason = find_runtime(name).unavailable_reason(cell)
-        if reason is not None and request.config.getoption("comparators"):
-            pytest.fail(f"{name}: {reason}")
         if reason is not None:
-            pytest.skip(reason)
+            lacking(f"{name}: {reason}")
 
     return need

@@ -114,6 +114,32 @@ def step_traffic(spec: ModelSpec, workload: Workload, convention: str = "streame
     return streamed
 
 
+def cycle_bytes(spec: ModelSpec, workload: Workload, steps: int, prefills: bool) -> int:
+    """Return the bytes that one cycle of a control loop must move: its decode steps, one after another, and its prompt.
+
+    A prompt, however it is computed, needs every weight once and leaves its keys and values; what its arithmetic takes
+    is left out, so the floor of a cycle with a long prompt lies below what any device reaches.
+
+    Args:
+        spec: The model.
+        workload: Formats, and as context the prompt.
+        steps: Decode steps of a cycle.
+        prefills: Whether each cycle takes its prompt, which lies in the cache otherwise.
+
+    Raises:
+        UsageError: Prompt and steps are beyond the model's positions.
+    """
+    prompt = workload.context_len
+    check_context(spec, prompt + steps)
+    deeper = (workload.model_copy(update={"context_len": prompt + step}) for step in range(steps))
+    decode = sum(_streamed(spec, at).total_bytes for at in deeper)
+    if not prefills:
+        return decode
+    traffic = _streamed(spec, workload)
+    # Of as many embedding rows as the prompt has tokens some may be one row.
+    return decode + replace(traffic, kv_read=0, kv_write=prompt * traffic.kv_write).total_bytes
+
+
 def attention_traffic(spec: ModelSpec, workload: Workload) -> StepTraffic:
     """Return the bytes that the attention of all layers of one decode step moves: the KV cache is read, nothing else.
 

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections import namedtuple
 from pathlib import Path
 
@@ -25,6 +26,12 @@ CONFIG = {
     "rms_norm_eps": 1e-6,
     "tie_word_embeddings": True,
 }
+# A process that a shell starts in the background inherits that interrupts are ignored.
+DRIVER = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from memfloor.experiments import blocks; blocks.CHILD_MODULE = 'fake_child'; "
+    "from memfloor.cli import main; main()"
+)
 Result = namedtuple("Result", "status out err")
 
 
@@ -97,16 +104,42 @@ def fake_child(monkeypatch, python_path):
 @pytest.fixture(scope="session")
 def start_study(tiny_model):
     """Return a function that starts a study with the fake child as a process of its own."""
-    # A process that a shell starts in the background inherits that interrupts are ignored.
-    driver = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from memfloor.experiments import blocks; blocks.CHILD_MODULE = 'fake_child'; "
-        "from memfloor.cli import main; main()"
-    )
 
     def start(folder, *arguments):
         study = ["study", "--model", tiny_model, "--device", "cpu", "--out", str(folder)]
-        command = [sys.executable, "-c", driver, *study, *map(str, arguments)]
+        command = [sys.executable, "-c", DRIVER, *study, *map(str, arguments)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, env=with_folder(CHILDREN), **pipes)
+
+    return start
+
+
+@pytest.fixture
+def write_plan(tiny_model, tmp_path, monkeypatch):
+    """Return a function that writes the plan of a sweep of the tiny model, and let nobody else's claims disturb it."""
+    (tmp_path / "claims").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "claims"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+    def write(*machines, contexts=(64, 128), runtimes=("hf-eager", "hf-static"), runs=3, more=""):
+        grid = {"models": [tiny_model], "contexts": list(contexts), "runtimes": list(runtimes)}
+        lines = ['name = "tried"', f"runs = {runs}", "warmup_steps = 2", "timed_steps = 4", more, "[[grid]]"]
+        lines += [f"{key} = {json.dumps(value)}" for key, value in grid.items()]
+        for machine in machines:
+            lines += ["[[machine]]", *(f"{key} = {json.dumps(value)}" for key, value in machine.items())]
+        path = tmp_path / "plan.toml"
+        path.write_text("\n".join(lines))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def start_sweep():
+    """Return a function that starts a sweep with the fake child as a process of its own."""
+
+    def start(plan, folder, *arguments):
+        command = [sys.executable, "-c", DRIVER, "sweep", str(plan), "--out", str(folder), *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(command, env=with_folder(CHILDREN), **pipes)
 

@@ -51,7 +51,7 @@ def assert_refused(result, *words):
         (["report", "/no/such/folder"], ["/no/such/folder is not a folder with records"]),
         (["query", "/no/such/folder", "SELECT 1"], ["/no/such/folder is not a folder with records"]),
         (["figure", "1", "/no/such/folder"], ["/no/such/folder is not a folder with records"]),
-        (["figure", "10", "/tmp"], ["unknown figure '10'", "1, 2, 3, 4, 5, 6, 7, 8, 9, forest, runs"]),
+        (["figure", "10", "/tmp"], ["unknown figure '10'", "1, 2, 3, 4, 5, 6, 7, 8, 9, forest, jitter, runs"]),
         (["runs", "/tmp", "--kind", "success"], ["success", "failure"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

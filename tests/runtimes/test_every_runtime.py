@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from memfloor.errors import UsageError
-from memfloor.runtimes import REGISTRY, check_options, find_runtime
+from memfloor.runtimes import REGISTRY, Prefilling, check_options, find_runtime
 from memfloor.runtimes.hf import hf_config_fields
 from memfloor.runtimes.random_weights import fill_parameters
 
@@ -163,3 +163,23 @@ def test_a_step_leaves_no_gradient_mode_behind(usable, runtime):
     system.step()
     assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()
+
+
+@each_runtime
+def test_going_back_decodes_the_same_tokens_again_as_every_cycle_of_a_loop_must(usable, runtime):
+    system = usable(runtime, start_len=6, max_steps=4)
+    first = system.outputs(3)
+    for _ in range(2):
+        system.rewind()
+        assert system.outputs(3) == first
+
+
+@each_runtime
+def test_a_prompt_in_every_cycle_is_the_one_that_was_prepared(usable, runtime):
+    if not issubclass(REGISTRY[runtime], Prefilling):
+        pytest.skip(f"{runtime} cannot take a prompt again")
+    system = usable(runtime, start_len=6, max_steps=4, prefill=True)
+    first = system.outputs(3)
+    for _ in range(2):
+        system.prefill()
+        assert system.outputs(3) == first

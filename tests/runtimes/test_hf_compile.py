@@ -88,6 +88,15 @@ def test_a_prefill_is_taken_again_after_the_warm_up(traced, prepared):
     assert decode(compiled) == decode(prepared("hf-eager", prefill=True, batch=2))
 
 
+def test_a_control_loop_starts_every_cycle_at_the_prompt_in_the_buffers_that_were_compiled(traced, prepared):
+    system = prepared("hf-compile", prefill=True)
+    first = decode(system, 4)
+    for start in (system.rewind, system.prefill):
+        start()
+        assert decode(system, 4) == first
+    assert compiled_graphs() == 1
+
+
 def test_the_mode_suits_the_device_unless_given(request_for):
     request = request_for("hf-compile")
     assert HfCompile(request).mode == "default"

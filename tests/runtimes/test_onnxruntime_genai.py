@@ -129,6 +129,16 @@ def test_a_rewound_decode_gives_the_same_again(ready, start_len):
 
 
 @pytest.mark.comparators
+def test_a_control_loop_starts_every_cycle_at_the_prompt(ready):
+    system = ready(start_len=7)
+    first = system.outputs(3)
+    for start in (system.rewind, system.prefill):
+        start()
+        assert system.cached_len() == 7
+        assert system.outputs(3) == first
+
+
+@pytest.mark.comparators
 def test_nothing_is_printed_and_no_file_is_left(ready, capfd, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     system = ready(weights="ort-int4-g32")

@@ -11,6 +11,7 @@ from memfloor.cli.aa import aa
 from memfloor.cli.ab import ab
 from memfloor.cli.anatomy import anatomy
 from memfloor.cli.cost import cost
+from memfloor.cli.deadline import deadline
 from memfloor.cli.diff import diff
 from memfloor.cli.doctor import doctor
 from memfloor.cli.energy import energy
@@ -21,6 +22,7 @@ from memfloor.cli.predict import predict
 from memfloor.cli.probe import probe
 from memfloor.cli.records import query, runs
 from memfloor.cli.report import figure, report
+from memfloor.cli.sweep import sweep
 from memfloor.errors import UsageError
 
 EXIT_USAGE = 2
@@ -34,7 +36,7 @@ app = App(
     # Interrupted is answered in `main`, with what has become of the runs.
     suppress_keyboard_interrupt=False,
 )
-MEASURING = (floor, probe, measure, study, anatomy, ab, aa, energy)
+MEASURING = (floor, probe, measure, study, anatomy, ab, aa, energy, deadline, sweep)
 READING = (runs, query, report, figure, diff, cost, predict, paper, doctor)
 for command in (*MEASURING, *READING):
     app.command(command)

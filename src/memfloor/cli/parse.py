@@ -1,6 +1,9 @@
 """Texts of the command line that hold more than one value."""
 
 from memfloor.errors import UsageError
+from memfloor.record import parse_runtime
+
+__all__ = ["check_margin", "parse_counts", "parse_runtime"]
 
 _UNITS = {"": 1, "k": 1024}
 
@@ -13,22 +16,6 @@ def parse_counts(text: str, what: str) -> list[int]:
     """
     counts = [_parse_count(part.strip(), what) for part in text.split(",")]
     return list(dict.fromkeys(counts))
-
-
-def parse_runtime(text: str) -> tuple[str, dict[str, str]]:
-    """Return the name and the options of `RUNTIME[,option=value…]`.
-
-    Raises:
-        UsageError: A part after the name is not of the form option=value.
-    """
-    name, *parts = text.split(",")
-    options = {}
-    for part in parts:
-        key, equals, value = part.partition("=")
-        if not (key and equals and value):
-            raise UsageError(f"runtime option {part!r} is not of the form option=value")
-        options[key] = value
-    return name, options
 
 
 def check_margin(margin: float) -> None:

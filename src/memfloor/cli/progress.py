@@ -54,7 +54,7 @@ class SessionProgress:
         """Leave one line about a finished run."""
         self._left = f", about {seconds_left:.0f} s left" if seconds_left else ""
         self._console.print(
-            f"[{done}/{total}] {describe(record.cell)}: {_outcome(record)}{self._left}",
+            f"[{done}/{total}] {describe(record.cell)}: {outcome(record)}{self._left}",
             markup=False,
             highlight=False,
             soft_wrap=True,
@@ -72,7 +72,8 @@ def describe(cell: Cell) -> str:
     return f"{cell.spec.name} {runtime_label(cell)} ctx {workload.context_len}{size}"
 
 
-def _outcome(record: Run | Failure | Skip) -> str:
+def outcome(record: Run | Failure | Skip) -> str:
+    """Return what became of a run in a few words."""
     match record:
         case Run():
             ceiling = format_bandwidth(record.ceiling_bytes_per_second)

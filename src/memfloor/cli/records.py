@@ -17,6 +17,7 @@ from memfloor.record import (
     Cell,
     Comparison,
     Contents,
+    ControlLoop,
     EnergyRun,
     Failure,
     Quality,
@@ -34,7 +35,17 @@ if TYPE_CHECKING:
     from memfloor.report.sql import Tables
 
 Records = list[Run | Failure | Skip]
-Kind = Literal["run", "failure", "skip", "anatomy", "comparison", "arm_observation", "quality", "energy"]
+Kind = Literal[
+    "run",
+    "failure",
+    "skip",
+    "anatomy",
+    "comparison",
+    "arm_observation",
+    "quality",
+    "energy",
+    "control_loop",
+]
 RUNS_COLUMNS = ("taken at (UTC)", "kind", "model", "runtime", "context", "block", "p50", "ceiling", "device or reason")
 # Characters that all columns take, and what fits a narrow terminal, by place.
 WIDE_TABLE = 150
@@ -58,7 +69,7 @@ def runs(
         model: Only this model.
         runtime: Only this runtime.
         context: Only this context.
-        kind: Only run, failure, skip, anatomy, comparison, arm_observation, quality or energy.
+        kind: Only run, failure, skip, anatomy, comparison, arm_observation, quality, energy or control_loop.
         json: Print a JSON list of the whole records instead.
     """
     records = [
@@ -73,7 +84,9 @@ def runs(
 
 
 def query(folder: Path, sql: str, /, *, json: Annotated[bool, Parameter(negative=())] = False) -> None:
-    """Answer one SQL query over tables: runs, steps, anatomies, comparisons, weight_paths, attention and energy.
+    """Answer one SQL query over the tables of a folder.
+
+    They are runs, steps, anatomies, comparisons, weight_paths, attention, energy, control_loops and cycles.
 
     Args:
         folder: Folder with records.
@@ -110,7 +123,14 @@ def _tables(folder: Path) -> "tuple[Tables, list[UnreadableFile]]":
     found = Store(folder).contents()
     # What was read stays until the end, and has no cycles to look for.
     gc.freeze()
-    others = found.anatomies, compared_in(found), ladders_in(found), found.of("attention").runs, found.energy_runs
+    others = (
+        found.anatomies,
+        compared_in(found),
+        ladders_in(found),
+        found.of("attention").runs,
+        found.energy_runs,
+        found.control_loops,
+    )
     return tables_of(found.runs, *others), list(found.unreadable)
 
 
@@ -157,23 +177,33 @@ def _row(record: Record) -> list[str]:
 
 def _facts(record: Record) -> list[str]:
     """Return block, median step, ceiling, and the device or what else there is to say."""
+    block = "-" if isinstance(record, Comparison | ArmObservation | Quality) else str(record.block)
+    if isinstance(record, Run | Anatomy):
+        ceiling = format_bandwidth(record.ceiling_bytes_per_second)
+        return [block, format_seconds(record.p50_seconds), ceiling, record.environment.device.name]
+    return [block, "-", "-", _words(record)]
+
+
+def _words(
+    record: Failure | Skip | Comparison | ArmObservation | Quality | EnergyRun | ControlLoop,
+) -> str:
     match record:
-        case Run() | Anatomy():
-            ceiling = format_bandwidth(record.ceiling_bytes_per_second)
-            return [str(record.block), format_seconds(record.p50_seconds), ceiling, record.environment.device.name]
         case Failure():
-            return [str(record.block), "-", "-", f"{record.cause}: {record.last_words}"]
+            return f"{record.cause}: {record.last_words}"
         case Skip():
-            return [str(record.block), "-", "-", record.reason]
+            return record.reason
         case Comparison():
-            return ["-", "-", "-", f"{record.question}, {record.planned_runs} blocks planned"]
+            return f"{record.question}, {record.planned_runs} blocks planned"
         case ArmObservation():
             traced = f"{len(record.trace.step_seconds)} steps traced" if record.trace else f"{record.trace_problem}"
-            return ["-", "-", "-", f"the {record.arm}: {traced}"]
+            return f"the {record.arm}: {traced}"
         case EnergyRun():
-            return [str(record.block), "-", "-", energy_text(record)]
+            return energy_text(record)
         case Quality():
-            return ["-", "-", "-", f"{record.path}: {record.problem or f'{record.tokens} tokens'}"]
+            return f"{record.path}: {record.problem or f'{record.tokens} tokens'}"
+        case ControlLoop():
+            cycles = f"{len(record.cycles.ticks)} cycles of {format_seconds(record.period_seconds)}"
+            return f"{cycles}, {record.environment.device.name}"
 
 
 def _plain(value: Any) -> Any:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from memfloor.report.summary import CellSummary
 
 FIGURE_FORMATS = (".svg", ".png")
-ATTENTION_FIGURE, WEIGHTS_FIGURE, COST_FIGURE = "7", "8", "9"
+ATTENTION_FIGURE, WEIGHTS_FIGURE, COST_FIGURE, JITTER_FIGURE = "7", "8", "9", "jitter"
 
 
 def report(folder: Path, /, *, out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("report.html")) -> None:
@@ -37,7 +37,8 @@ def report(folder: Path, /, *, out: Annotated[Path, Parameter(name=["--out", "-o
     found = Store(folder).contents()
     # What was read stays until the end, and has no cycles to look for.
     gc.freeze()
-    shown = compared_in(found), ladders_in(found), attention_in(found), energies_of(found.energy_runs)
+    energies = energies_of(found.energy_runs)
+    shown = compared_in(found), ladders_in(found), attention_in(found), energies, found.control_loops
     write_page(render(found.runs, found.unreadable, folder, found.anatomies, *shown), out)
     print_text(f"report: {out.resolve()}")
 
@@ -48,7 +49,8 @@ def figure(
     """Draw one figure as SVG and PNG.
 
     Args:
-        number: The figure's number in the study, runs for the per-run distributions, or forest for all comparisons.
+        number: The figure's number in the study, runs for the per-run distributions, forest for all comparisons,
+            or jitter for control loops.
         folder: Folder with records.
         out: Folder for the two files, or one file that ends in .svg or .png.
     """
@@ -79,8 +81,10 @@ def _draw(number: str, folder: Path) -> "Figure":
         return _draw_comparisons(number, folder)
     if number == WEIGHTS_FIGURE:
         return _draw_weight_paths(folder)
+    if number == JITTER_FIGURE:
+        return _draw_loops(folder)
     if number not in (*FIGURES, COST_FIGURE):
-        others = (ATTENTION_FIGURE, WEIGHTS_FIGURE, COST_FIGURE)
+        others = (ATTENTION_FIGURE, WEIGHTS_FIGURE, COST_FIGURE, JITTER_FIGURE)
         raise UsageError.unknown("figure", number, [*FIGURES, *ANATOMY_FIGURES, *COMPARISON_FIGURES, *others])
     found = read_contents(folder)
     summaries, _ = summarise(found.runs)
@@ -132,6 +136,17 @@ def _draw_attention(folder: Path) -> "Figure":
         words = f"{folder} holds no runs of attention"
         raise UsageError(f"{words}; take some with: memfloor ab attention MODEL --out {folder}")
     return attention_figure(found)
+
+
+def _draw_loops(folder: Path) -> "Figure":
+    from memfloor.report.control import summarise_loops
+    from memfloor.report.control_figure import jitter
+
+    loops = read_contents(folder).control_loops
+    if not loops:
+        words = f"{folder} holds no control loops to draw"
+        raise UsageError(f"{words}; run one with: memfloor deadline MODEL --hz 10 --tokens 7 --out {folder}")
+    return jitter(summarise_loops(loops))
 
 
 def _draw_costs(summaries: Sequence["CellSummary"], found: Contents, folder: Path) -> "Figure":

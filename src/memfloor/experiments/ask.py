@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from memfloor.errors import UsageError
+from memfloor.experiments.control_job import ControlJob
 from memfloor.experiments.energy_job import EnergyJob
 from memfloor.experiments.job import Job
 from memfloor.experiments.quality_job import QualityJob
@@ -15,10 +16,11 @@ from memfloor.record import DeviceInfo
 TIMED_CHILD = "memfloor.experiments.child"
 TRACED_CHILD = "memfloor.experiments.traced_child"
 QUALITY_CHILD = "memfloor.experiments.quality_child"
+CONTROL_CHILD = "memfloor.experiments.control_child"
 ENERGY_CHILD = "memfloor.experiments.energy_child"
 
 # What a child can be asked.
-ChildJob = Job | TraceJob | QualityJob | EnergyJob
+ChildJob = Job | TraceJob | QualityJob | EnergyJob | ControlJob
 Cause = Literal["out_of_memory", "died", "timed_out", "error"]
 
 

@@ -6,12 +6,10 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from memfloor.experiments.job import Job, Measured
-from memfloor.measure.process import ChildOutcome, run_child
-from memfloor.record import Cell, DeviceInfo, Failure, Run, Skip, Store
+from memfloor.experiments.one_run import RunOrder, take_one
+from memfloor.record import Cell, Failure, Run, Skip, Store
 from memfloor.record import Protocol as RunProtocol
 
 CHILD_MODULE = "memfloor.experiments.child"
@@ -61,49 +59,39 @@ class Listener(Protocol):
 
 
 @dataclass
-class _Child:
-    """What one child has reported so far."""
+class Patience:
+    """Know which cells have been given up.
 
-    listener: Listener
-    device: DeviceInfo | None = None
-    measured: Measured | None = None
-    unavailable: str | None = None
-    out_of_memory: str | None = None
+    Attributes:
+        partners: By cell key, the key of the cell that is given up with it.
+        given_up: Keys of the cells that are left alone.
+    """
 
-    def hear(self, event: Mapping[str, Any]) -> None:
-        match event["event"]:
-            case "device":
-                self.device = DeviceInfo.model_validate(event["device"])
-            case "measured":
-                self.measured = Measured.model_validate(event["measured"])
-            case "unavailable":
-                self.unavailable = event["reason"]
-            case "out_of_memory":
-                self.out_of_memory = event["message"]
-            case _:
-                self.listener.run_event(event)
+    partners: Mapping[str, str] = field(default_factory=dict)
+    given_up: set[str] = field(default_factory=set)
+    _failures_in_a_row: Counter[str] = field(default_factory=Counter)
+
+    def note(self, record: Run | Failure | Skip) -> None:
+        """Give a cell up that cannot run here, that memory did not hold, or that failed too often in a row."""
+        key = record.cell.key
+        self._failures_in_a_row[key] = self._failures_in_a_row[key] + 1 if isinstance(record, Failure) else 0
+        # Memory and missing libraries do not come back by asking again.
+        hopeless = isinstance(record, Skip) or (isinstance(record, Failure) and record.cause == "out_of_memory")
+        if hopeless or self._failures_in_a_row[key] >= PATIENCE:
+            self.given_up |= {key, self.partners.get(key, key)}
 
 
 @dataclass
 class _Progress:
-    """Which cells have been given up, and how long runs take."""
+    """How many runs are done, and how long they take."""
 
     total: int
-    partners: Mapping[str, str] = field(default_factory=dict)
     done: int = 0
     seconds: list[float] = field(default_factory=list)
-    failures_in_a_row: Counter[str] = field(default_factory=Counter)
-    given_up: set[str] = field(default_factory=set)
 
-    def note(self, record: Run | Failure | Skip, seconds: float) -> None:
+    def note(self, seconds: float) -> None:
         self.done += 1
         self.seconds.append(seconds)
-        key = record.cell.key
-        self.failures_in_a_row[key] = self.failures_in_a_row[key] + 1 if isinstance(record, Failure) else 0
-        # Memory and missing libraries do not come back by asking again.
-        hopeless = isinstance(record, Skip) or (isinstance(record, Failure) and record.cause == "out_of_memory")
-        if hopeless or self.failures_in_a_row[key] >= PATIENCE:
-            self.given_up |= {key, self.partners.get(key, key)}
 
     @property
     def seconds_left(self) -> float:
@@ -153,58 +141,32 @@ def take_blocks(
         session_id: Of the session that the runs belong to; a new one unless given.
     """
     session_id = session_id or uuid.uuid4().hex
-    order = blocks(plan, done or {})
-    progress = _Progress(total=len(order), partners=plan.partners)
-    for block, cell in order:
-        limit_seconds = None if cell.key in progress.given_up else _limit(plan, cell, block, admit)
+    missing = blocks(plan, done or {})
+    progress, patience = _Progress(total=len(missing)), Patience(plan.partners)
+    for block, cell in missing:
+        limit_seconds = None if cell.key in patience.given_up else _limit(plan, cell, block, admit)
         if limit_seconds is None:
             progress.done += 1
             continue
         listener.run_started(cell, progress.done, progress.total)
         start = time.monotonic()
-        record = _take_one(plan, cell, block, session_id, listener, limit_seconds)
+        order = RunOrder(
+            record_id=uuid.uuid4().hex,
+            session_id=session_id,
+            block=block,
+            seed=plan.seed + block,
+            cell=cell,
+            protocol=plan.protocol,
+            time_limit_seconds=limit_seconds,
+            child_module=CHILD_MODULE,
+        )
+        record = take_one(order, listener.run_event)
         store.add(record)
-        progress.note(record, time.monotonic() - start)
+        patience.note(record)
+        progress.note(time.monotonic() - start)
         listener.run_ended(record, progress.done, progress.total, progress.seconds_left)
         yield record
 
 
 def _limit(plan: Plan, cell: Cell, block: int, admit: Admission | None) -> float | None:
     return plan.time_limit_seconds if admit is None else admit(cell, block)
-
-
-def _take_one(
-    plan: Plan, cell: Cell, block: int, session_id: str, listener: Listener, limit_seconds: float
-) -> Run | Failure | Skip:
-    child = _Child(listener)
-    job = Job(cell=cell, protocol=plan.protocol, seed=plan.seed + block)
-    identity: dict[str, Any] = {
-        "record_id": uuid.uuid4().hex,
-        "session_id": session_id,
-        "taken_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "block": block,
-        "seed": job.seed,
-        "cell": cell,
-    }
-    outcome = run_child(CHILD_MODULE, job.model_dump_json(), limit_seconds, child.hear)
-    if child.measured is not None:
-        return Run(
-            **identity,
-            protocol=plan.protocol,
-            steps=child.measured.timings.steps,
-            ceilings=child.measured.timings.ceilings,
-            environment=child.measured.environment,
-            path=child.measured.path,
-            steps_per_call=child.measured.steps_per_call,
-        )
-    if child.unavailable is not None:
-        return Skip(**identity, reason=child.unavailable, device=child.device)
-    return _failure(identity, outcome, child, limit_seconds)
-
-
-def _failure(identity: Mapping[str, Any], outcome: ChildOutcome, child: _Child, time_limit_seconds: float) -> Failure:
-    if child.out_of_memory is not None:
-        return Failure(**identity, cause="out_of_memory", last_words=child.out_of_memory, device=child.device)
-    end = f"no end after {time_limit_seconds:g} s" if outcome.timed_out else outcome.describe()
-    words = f"{end}; {outcome.last_line}"
-    return Failure(**identity, cause=outcome.cause, last_words=words, device=child.device)

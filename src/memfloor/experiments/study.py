@@ -77,8 +77,8 @@ def _formats(weights: str, head: str | None, kv: str | None, own: Mapping[str, s
     return {"weights": weights, "head": own.get("head", head), "kv": own.get("kv", kv) or unquantized(weights)}
 
 
-def _stack(packages: Mapping[str, str]) -> dict[str, str]:
-    # A new memfloor does not make old runs worthless; a new torch may.
+def stack(packages: Mapping[str, str]) -> dict[str, str]:
+    """Return the versions that runs of one cell must share: a new memfloor makes none worthless, a new torch may."""
     return {name: version for name, version in packages.items() if name != "memfloor"}
 
 
@@ -104,7 +104,7 @@ def done_blocks(store: Store, plan: Plan, kind: type[Run | Anatomy] = Run) -> di
     """
     wanted = {cell.key: cell for cell in plan.cells}
     names = {kind: device_name(kind) for kind in {cell.device for cell in plan.cells}}
-    stack = _stack(package_versions())
+    here = stack(package_versions())
     done: dict[str, set[int]] = defaultdict(set)
     anatomies = store.anatomies() if kind is Anatomy else []
     for record in [*store.read()[0], *anatomies]:
@@ -114,7 +114,7 @@ def done_blocks(store: Store, plan: Plan, kind: type[Run | Anatomy] = Run) -> di
         match record:
             case Run() | Anatomy() if isinstance(record, kind):
                 same_place = record.environment.device.name == names[cell.device]
-                if same_place and record.protocol == plan.protocol and _stack(record.environment.packages) == stack:
+                if same_place and record.protocol == plan.protocol and stack(record.environment.packages) == here:
                     done[cell.key].add(record.block)
             case Failure(cause="out_of_memory", device=device) if device and device.name == names[cell.device]:
                 done[cell.key] |= set(range(plan.runs))

@@ -4,6 +4,7 @@ from memfloor.record.anatomy import Anatomy, Role, StepTrace, TracedKernel
 from memfloor.record.ceiling import CPU_CEILING_PASSES, STEADY_SPREAD, CeilingReading, paired_ceiling
 from memfloor.record.comparison import Arm, ArmObservation, Comparison, DifferingField, Outputs, Question
 from memfloor.record.contents import Contents, Record, UnreadableFile, read_record, record_text
+from memfloor.record.control import ControlLoop, Cycles
 from memfloor.record.energy import (
     EnergyProtocol,
     EnergyReading,
@@ -28,6 +29,7 @@ from memfloor.record.schema import (
     Step,
     StepPart,
     Timed,
+    parse_runtime,
 )
 from memfloor.record.store import Store
 
@@ -42,6 +44,8 @@ __all__ = [
     "Cell",
     "Comparison",
     "Contents",
+    "ControlLoop",
+    "Cycles",
     "DeviceInfo",
     "DifferingField",
     "EnergyProtocol",
@@ -72,6 +76,7 @@ __all__ = [
     "TracedKernel",
     "UnreadableFile",
     "paired_ceiling",
+    "parse_runtime",
     "read_record",
     "record_text",
 ]

@@ -11,11 +11,12 @@ from pydantic_core import from_json
 from memfloor.errors import first_problem
 from memfloor.record.anatomy import Anatomy
 from memfloor.record.comparison import ArmObservation, Comparison
+from memfloor.record.control import ControlLoop
 from memfloor.record.energy import EnergyRun
 from memfloor.record.quality import Quality
 from memfloor.record.schema import SCHEMA_VERSION, Failure, Run, Skip, StepPart
 
-Record = Run | Failure | Skip | Anatomy | Comparison | ArmObservation | Quality | EnergyRun
+Record = Run | Failure | Skip | Anatomy | Comparison | ArmObservation | Quality | EnergyRun | ControlLoop
 _ADAPTER: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
 
@@ -80,12 +81,17 @@ class Contents:
         """Return the energy runs, those that gave nothing included."""
         return [record for record in self.every if isinstance(record, EnergyRun)]
 
+    @property
+    def control_loops(self) -> list[ControlLoop]:
+        """Return the control loops."""
+        return [record for record in self.every if isinstance(record, ControlLoop)]
+
 
 def record_text(record: Record) -> str:
     """Return a record as its file holds it."""
     # A trace has a thousand kernels: a number per line would be most of the file.
-    indent = None if isinstance(record, Anatomy | ArmObservation | Quality | EnergyRun) else 1
-    return record.model_dump_json(indent=indent)
+    compact = isinstance(record, Anatomy | ArmObservation | Quality | EnergyRun | ControlLoop)
+    return record.model_dump_json(indent=None if compact else 1)
 
 
 def read_record(text: bytes, path: Path) -> Record | UnreadableFile:

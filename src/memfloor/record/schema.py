@@ -8,6 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from memfloor.errors import UsageError
 from memfloor.record.ceiling import CPU_CEILING_PASSES, CeilingReading, paired_ceiling
 from memfloor.record.frozen import Frozen
 from memfloor.spec import ModelSpec, Workload
@@ -106,6 +107,22 @@ class Cell(Frozen):
         parts += [f"arm-{self.arm}"] if self.arm else []
         parts += [self.part] if self.part != "step" else []
         return " ".join(parts)
+
+
+def parse_runtime(text: str) -> tuple[str, dict[str, str]]:
+    """Return the name and the options of `RUNTIME[,option=value…]`, which is what `Cell.runtime_text` gives.
+
+    Raises:
+        UsageError: A part after the name is not of the form option=value.
+    """
+    name, *parts = text.split(",")
+    options = {}
+    for part in parts:
+        key, equals, value = part.partition("=")
+        if not (key and equals and value):
+            raise UsageError(f"runtime option {part!r} is not of the form option=value")
+        options[key] = value
+    return name, options
 
 
 class Step(Frozen):

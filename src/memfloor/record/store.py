@@ -148,7 +148,7 @@ class Store:
         unreadable: list[UnreadableFile] = []
         with _no_collection():
             for path in self._files():
-                result = read_file(path)
+                result = _read_file(path)
                 if isinstance(result, UnreadableFile):
                     unreadable.append(result)
                 else:
@@ -176,8 +176,7 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def read_file(path: Path) -> Record | UnreadableFile:
-    """Return the record that a file holds, or why it holds none."""
+def _read_file(path: Path) -> Record | UnreadableFile:
     try:
         return read_record(path.read_bytes(), path)
     except OSError as error:

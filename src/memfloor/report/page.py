@@ -12,6 +12,7 @@ import memfloor
 from memfloor.errors import UsageError
 from memfloor.record import (
     Anatomy,
+    ControlLoop,
     Environment,
     Failure,
     MeasuredEnergy,
@@ -26,6 +27,8 @@ from memfloor.report.attention import Attention
 from memfloor.report.attention_section import attention_section
 from memfloor.report.compared import Compared
 from memfloor.report.comparison_section import comparison_section
+from memfloor.report.control import summarise_loops
+from memfloor.report.control_section import control_section
 from memfloor.report.cost import catalogue_costs
 from memfloor.report.cost_section import cost_section
 from memfloor.report.energy import Energies
@@ -36,6 +39,7 @@ from memfloor.report.repeat import (
     anatomy_commands,
     attention_commands,
     comparison_commands,
+    control_commands,
     energy_commands,
     ladder_commands,
     study_commands,
@@ -65,6 +69,7 @@ def render(
     ladders: Sequence[WeightLadder] = (),
     attention: Attention | None = None,
     energies: Energies | None = None,
+    loops: Sequence[ControlLoop] = (),
 ) -> str:
     """Return the page for the records of one folder.
 
@@ -77,13 +82,14 @@ def render(
         ladders: Paths of weights.
         attention: What was said of attention backends.
         energies: What was said of energy.
+        loops: Control loops.
 
     Raises:
         UsageError: There is nothing to report.
     """
     summaries, invalid = summarise(records)
     attention, energies = attention or Attention(), energies or Energies()
-    other = attention.rows, attention.invalid, energies.summaries, energies.without
+    other = attention.rows, attention.invalid, energies.summaries, energies.without, loops
     if not any((summaries, invalid, anatomies, compared, *other)):
         raise UsageError(f"{folder} holds no records; take some with: memfloor study --out {folder}")
     comparisons = [item.comparison for item in compared if item.comparison]
@@ -96,7 +102,7 @@ def render(
         folder=str(folder),
         headline=headline(summaries)
         if summaries
-        else _without_times(invalid, anatomies, compared, attention, energies),
+        else _without_times(invalid, anatomies, compared, attention, energies, loops),
         cautions=cautions(summaries),
         columns=CELL_COLUMNS,
         tables=_tables(summaries, invalid),
@@ -107,11 +113,12 @@ def render(
             attention_section(attention),
             anatomy_section(anatomies, folder),
             energy_section(energies),
+            control_section(loops),
             cost_section(catalogue_costs(summaries, energies.summaries)),
         ],
         environments=_environments(
             [*(run for item in every for run in item.runs), *anatomies],
-            [taken for item in energies.summaries for taken in item.measured],
+            [*(taken for item in energies.summaries for taken in item.measured), *loops],
         ),
         unreadable=unreadable,
         commands=[
@@ -121,6 +128,7 @@ def render(
             *attention_commands([row.summary for row in attention.rows]),
             *anatomy_commands(anatomies, comparisons),
             *energy_commands(energies),
+            *control_commands(summarise_loops(loops)),
         ],
         long_table=LONG_TABLE,
         scripts=[*table_script(), *(scripts() if anatomies or any(item.ratio for item in compared) else [])],
@@ -133,6 +141,7 @@ def _without_times(
     compared: Sequence[Compared],
     attention: Attention,
     energies: Energies,
+    loops: Sequence[ControlLoop],
 ) -> str:
     if invalid:
         return "No cell gave a time."
@@ -141,6 +150,7 @@ def _without_times(
         "comparisons": compared,
         "attention backends": attention.rows or attention.invalid,
         "energy": energies.summaries or energies.without,
+        "control loops": loops,
     }
     return f"{' and '.join(name for name, found in kinds.items() if found).capitalize()}, and no plain runs."
 
@@ -190,7 +200,7 @@ def _tables(
     return [(name, rows[name], lost[name]) for name in dict.fromkeys((*rows, *lost))]
 
 
-def _environments(timed: Sequence[Timed], other: Sequence[MeasuredEnergy]) -> list[dict[str, str]]:
+def _environments(timed: Sequence[Timed], other: Sequence[MeasuredEnergy | ControlLoop]) -> list[dict[str, str]]:
     """Return each different environment once, in words; one without a ceiling only where no other has it too."""
     found: dict[str, dict[str, str]] = {}
     for run in timed:

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from memfloor.record import Anatomy, Cell, Comparison, EnergyProtocol, Protocol, Timed
+from memfloor.report.control import LoopSummary
 from memfloor.report.energy import Energies, EnergySummary
 from memfloor.report.summary import CellSummary
 from memfloor.report.tables import runtime_label
@@ -134,6 +135,30 @@ def _anatomy_command(taken: Sequence[Anatomy]) -> str:
     settings = _settings(cell, {}, first.protocol, _count(taken), _seed(first))
     head = f"memfloor anatomy {_model(cell)} --runtime {_arm(cell)}"
     return f"{head} --context {cell.workload.context_len} --traced-steps {traced} {settings}"
+
+
+def control_commands(summaries: Sequence[LoopSummary]) -> list[str]:
+    """Return the commands that run the same control loops again."""
+    return list(map(_control_command, summaries))
+
+
+def _control_command(summary: LoopSummary) -> str:
+    first = summary.first
+    cell, seconds = first.cell, 3600 * summary.misses.hours / len(summary.loops)
+    given: dict[str, str | int | None] = {
+        "hz": f"{1 / first.period_seconds:g}",
+        "tokens": first.steps,
+        "prompt": cell.workload.context_len,
+        "minutes": f"{seconds / 60:.3g}",
+        "runs": len(summary.loops),
+        "device": cell.device,
+        "threads": cell.threads,
+        "weights-from": cell.weights_from,
+        "seed": None if first.seed is None else first.seed - first.block,
+    }
+    options = [f"--{name} {value}" for name, value in given.items() if value is not None]
+    options += ["--decode-only"] * bool(first.no_prefill) + ["--unpaced"] * (not first.paced)
+    return f"memfloor deadline {_model(cell)} --runtime {_arm(cell)} {' '.join(options)}"
 
 
 def _model(cell: Cell) -> str:

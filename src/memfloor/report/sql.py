@@ -7,8 +7,9 @@ from typing import Any
 import duckdb
 
 from memfloor.errors import UsageError
-from memfloor.record import Anatomy, EnergyRun, Failure, Run, Skip
+from memfloor.record import Anatomy, ControlLoop, EnergyRun, Failure, Run, Skip
 from memfloor.report.compared import Compared
+from memfloor.report.sql_control import CONTROL_LOOPS, CYCLES, cycle_rows, loop_row
 from memfloor.report.sql_energy import ENERGY, energy_row
 from memfloor.report.sql_tables import (
     ANATOMIES,
@@ -36,6 +37,8 @@ COLUMNS: dict[str, Columns] = {
     "weight_paths": WEIGHT_PATHS,
     "attention": ATTENTION,
     "energy": ENERGY,
+    "control_loops": CONTROL_LOOPS,
+    "cycles": CYCLES,
 }
 
 
@@ -46,8 +49,9 @@ def tables_of(
     ladders: Sequence[WeightLadder] = (),
     attention: Sequence[Run | Failure | Skip] = (),
     energy_runs: Sequence[EnergyRun] = (),
+    loops: Sequence[ControlLoop] = (),
 ) -> Tables:
-    """Return the tables of a folder, from `runs` and `steps` to `energy`.
+    """Return the tables of a folder, from `runs` and `steps` to `cycles`.
 
     Args:
         records: Valid records.
@@ -56,6 +60,7 @@ def tables_of(
         ladders: A row for each of their paths.
         attention: Records of attention backends, a row each; they are no steps.
         energy_runs: A row each.
+        loops: A row each of `control_loops`, and one of `cycles` for each of their cycles.
     """
     rows: dict[str, Iterable[Row]] = {
         "runs": map(run_row, records),
@@ -65,6 +70,8 @@ def tables_of(
         "weight_paths": weight_path_rows(ladders),
         "attention": map(attention_row, attention),
         "energy": map(energy_row, energy_runs),
+        "control_loops": map(loop_row, loops),
+        "cycles": (row for loop in loops for row in cycle_rows(loop)),
     }
     return {name: (columns, rows[name]) for name, columns in COLUMNS.items()}
 

@@ -1,7 +1,7 @@
 """The table that SQL sees of energy: its columns, and a row of each run."""
 
 from memfloor.record import EnergyRun, MeasuredEnergy
-from memfloor.report.sql_tables import OF_CELL, Columns, Row, of_cell
+from memfloor.report.sql_tables import OF_CELL, Columns, Row, cell_columns
 
 ENERGY: Columns = {
     **OF_CELL,
@@ -24,7 +24,7 @@ ENERGY: Columns = {
 
 def energy_row(run: EnergyRun) -> Row:
     """Return the row of an energy run, or of what there is in place of one."""
-    row = of_cell(run) | {"device": run.device.name if run.device else None, "reason": run.problem}
+    row = cell_columns(run) | {"device": run.device.name if run.device else None, "reason": run.problem}
     return row | _measured(run.measured, run.cell.workload.batch) if run.measured else row
 
 

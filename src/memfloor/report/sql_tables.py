@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from memfloor.floor import CONVENTIONS
-from memfloor.record import Anatomy, Cell, EnergyRun, Failure, Run, Skip, Timed
+from memfloor.record import Anatomy, Cell, ControlLoop, EnergyRun, Failure, Run, Skip, Timed
 from memfloor.report.breakdown import EXCESS, IDLE, entries_of
 from memfloor.report.compared import Compared
 from memfloor.report.matching import match_steps
@@ -105,9 +105,9 @@ COMPARISONS: Columns = {
 def run_row(record: Run | Failure | Skip) -> Row:
     """Return the row of `runs` for a run, or for what there is in place of one."""
     if isinstance(record, Run):
-        return of_cell(record) | _timed(record)
+        return cell_columns(record) | _timed(record)
     reason = record.reason if isinstance(record, Skip) else f"{record.cause}: {record.last_words}"
-    return of_cell(record) | {"reason": reason, "device": record.device.name if record.device else None}
+    return cell_columns(record) | {"reason": reason, "device": record.device.name if record.device else None}
 
 
 def step_rows(record: Run | Failure | Skip) -> Iterator[Row]:
@@ -120,7 +120,7 @@ def step_rows(record: Run | Failure | Skip) -> Iterator[Row]:
 def anatomy_row(anatomy: Anatomy) -> Row:
     """Return the row of `anatomies`: its own ledger, or as `reason` why its steps cannot be set against each other."""
     match = match_steps(anatomy)
-    row = of_cell(anatomy) | _timed(anatomy)
+    row = cell_columns(anatomy) | _timed(anatomy)
     row |= {"traced_steps": len(anatomy.trace.step_seconds), "kernels": len(anatomy.trace.kernels)}
     if match.refusal is not None:
         return row | {"reason": match.refusal}
@@ -133,7 +133,7 @@ def attention_row(record: Run | Failure | Skip) -> Row:
     if not isinstance(record, Run):
         return run_row(record)
     layers, timed, path = record.cell.spec.num_hidden_layers, _timed(record), record.path
-    row = of_cell(record) | {name: timed[name] for name in timed if name in ATTENTION} | {"layers": layers}
+    row = cell_columns(record) | {name: timed[name] for name in timed if name in ATTENTION} | {"layers": layers}
     row |= {"p50_seconds": record.p50_seconds / layers, "kv_bytes": timed["streamed_bytes"] / layers}
     if path.output_error:
         row |= {f"error_{name}": value for name, value in path.output_error.model_dump().items()}
@@ -163,8 +163,8 @@ def _workload(cell: Cell) -> Row:
     return {"model": cell.spec.name, "context_len": cell.workload.context_len, "batch": cell.workload.batch}
 
 
-def of_cell(record: Run | Failure | Skip | Anatomy | EnergyRun) -> Row:
-    """Return what every record of a cell says of it."""
+def cell_columns(record: Run | Failure | Skip | Anatomy | EnergyRun | ControlLoop) -> Row:
+    """Return what a row of any record of a cell begins with."""
     cell = record.cell
     return _workload(cell) | {
         "record_id": record.record_id,

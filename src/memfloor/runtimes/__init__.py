@@ -15,7 +15,7 @@ from memfloor.runtimes.hqq import Hqq
 from memfloor.runtimes.llama_cpp import LlamaCpp
 from memfloor.runtimes.onnxruntime_genai import OnnxRuntimeGenai
 from memfloor.runtimes.openvino import OpenVino
-from memfloor.runtimes.protocol import DecodeRequest, Runtime, System
+from memfloor.runtimes.protocol import DecodeRequest, Prefilling, Runtime, System
 from memfloor.runtimes.torchao import Torchao, TorchaoCompile
 
 REGISTRY: dict[str, type[Runtime]] = {
@@ -41,6 +41,7 @@ __all__ = [
     "BACKENDS",
     "REGISTRY",
     "DecodeRequest",
+    "Prefilling",
     "Runtime",
     "System",
     "check_options",

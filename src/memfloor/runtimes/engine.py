@@ -42,6 +42,9 @@ class Engine:
     def __init__(self, request: DecodeRequest) -> None:
         """Keep the request; allocate nothing yet."""
         self._request = request
+        # The prompt of every runtime, so that their tokens can be compared.
+        numbers = np.random.default_rng(request.seed)
+        self._prompt: list[int] = numbers.integers(request.cell.spec.vocab_size, size=request.start_len).tolist()
         self._decoder: Decoder | None = None
 
     @classmethod
@@ -81,8 +84,18 @@ class Engine:
         self._decoder = Decoder(model, self._launch(), self.steps_per_call(cell))
         self.rewind()
 
+    @classmethod
+    def passes_over_prompts(cls, cell: Cell) -> bool:
+        """Tell whether a library's products take a prompt in chunks, as on a GPU; a CPU takes it by decode steps."""
+        return cell.device == "cuda"
+
+    def prefill(self) -> None:
+        """Fill the slots of the prompt anew and feed the first token again; on a GPU this returns before it is done."""
+        self._prepared().model.prefill(self._prompt)
+        self.rewind()
+
     def rewind(self) -> None:
-        """Make the first token, at slot `start_len`, the input of the next step."""
+        """Feed the first token again, at the slot behind the prompt; what later steps wrote is written over."""
         request = self._request
         self._prepared().start(request.seed % request.cell.spec.vocab_size, request.start_len)
 

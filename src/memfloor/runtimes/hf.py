@@ -99,28 +99,37 @@ class HfEager:
         pin_sdpa(cell.options.get("sdpa", "default"))
         self.model = self.make_model()
         self.cache = self.make_cache()
-        self.token = torch.full((cell.workload.batch, 1), self.first_token, dtype=torch.long, device=cell.device)
+        self.token = self.first_token()
         self.fill()
 
-    @property
-    def first_token(self) -> int:
-        """Return what the first step feeds to each sequence."""
-        return self.request.seed % self.request.cell.spec.vocab_size
+    def first_token(self) -> "torch.Tensor":
+        """Return the token that the first step feeds, [B, 1]."""
+        import torch
+
+        cell = self.request.cell
+        first = self.request.seed % cell.spec.vocab_size
+        return torch.full((cell.workload.batch, 1), first, dtype=torch.long, device=cell.device)
 
     def rewind(self) -> None:
         """Cut what steps have appended off the cache, and feed the first token again."""
-        import torch
-
-        assert self.token is not None
         if self.request.cell.spec.num_sliding_layers:
             # A window that has moved on keeps nothing of what it has left behind.
             self.cache = self.make_cache()
             self.fill()
-        else:
-            self.cache.crop(self.request.start_len - self.cache.get_seq_length())
-        # A step's own choice is a tensor that can be written to in this mode alone.
-        with torch.inference_mode():
-            self.token.fill_(self.first_token)
+        elif beyond := self.cache.get_seq_length() - self.request.start_len:
+            self.cache.crop(-beyond)
+        self.token = self.first_token()
+
+    @classmethod
+    def passes_over_prompts(cls, cell: Cell) -> bool:
+        """Tell that the model takes a prompt in chunks."""
+        return True
+
+    def prefill(self) -> None:
+        """Begin a new cache with the prompt, in chunks, and feed the first token again."""
+        self.cache = self.make_cache()
+        self._prefill()
+        self.token = self.first_token()
 
     def loaded_cell(self) -> Cell:
         """Return the cell whose weights lie in memory while the model is made."""

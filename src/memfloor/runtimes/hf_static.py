@@ -50,8 +50,7 @@ class HfStatic(HfEager):
     def prepare(self) -> None:
         """Build the model and its cache, take steps until libraries have settled and, for `launch=graph`, capture one.
 
-        Both launch modes take the same steps and start over: cuDNN's attention rounds otherwise in a process's first
-        steps than later.
+        Both launch modes take the same steps and start over, so that libraries have chosen and allocated alike.
         """
         super().prepare()
         if self.request.cell.device != "cuda":
@@ -106,14 +105,13 @@ class HfStatic(HfEager):
         """Set the lengths of the cache back, and the token buffer; a window that has moved on is filled again."""
         import torch
 
-        assert self.token is not None
         if self.request.cell.spec.num_sliding_layers:
-            self.restart(torch.full_like(self.token, self.first_token))
+            self.restart(self.first_token())
             return
         with torch.no_grad():
             for layer in self.cache.layers:
                 layer.cumulative_length.fill_(self.request.start_len)
-            self.token.fill_(self.first_token)
+        self._feed_first()
 
     def restart(self, first: "torch.Tensor") -> None:
         """Bring cache and token buffer back to where a decode from the token `first`, [B, 1], starts."""
@@ -121,6 +119,16 @@ class HfStatic(HfEager):
         self.cache.reset()
         self.token.copy_(first)
         self.fill()
+
+    def prefill(self) -> None:
+        """Empty the cache, fill it with the prompt, in chunks, and feed the first token again, in the same buffers."""
+        self.cache.reset()
+        self._prefill()
+        self._feed_first()
+
+    def _feed_first(self) -> None:
+        assert self.token is not None
+        self.token.copy_(self.first_token())
 
     def facts(self) -> dict[str, str]:
         """Return what the prepared model says of itself, and how a step is launched."""

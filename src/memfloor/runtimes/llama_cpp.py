@@ -92,9 +92,17 @@ class LlamaCpp(OneCallRuntime):
         self._prepared().forget_from(self.request.start_len)
         self._start()
 
-    def _start(self) -> None:
-        self.token = self.request.seed % self.request.cell.spec.vocab_size
-        self.position = self.request.start_len
+    @classmethod
+    def passes_over_prompts(cls, cell: Cell) -> bool:
+        """Tell that llama.cpp takes a prompt in chunks."""
+        return True
+
+    def prefill(self) -> None:
+        """Forget every token, take the prompt in chunks, and feed the first token again."""
+        context = self._prepared()
+        context.clear()
+        context.prefill(self._prompt())
+        self._start()
 
     def last_logits(self) -> NDArray[np.float32]:
         """Return the last step's logits, [V]."""
@@ -142,9 +150,18 @@ class LlamaCpp(OneCallRuntime):
         layout = StateLayout(cell.spec.num_hidden_layers, vector, KV_TYPES[cell.workload.kv], not self._flash())
         if not cell.prefill and fill_cache(context, layout, tokens, seed):
             return "random keys and values, written as a state"
-        context.prefill(np.random.default_rng(seed).integers(cell.spec.vocab_size, size=tokens).tolist())
+        context.prefill(self._prompt())
         asked = "" if cell.prefill else "; this llama.cpp stores its state in another layout"
         return f"prefill of random tokens{asked}"
+
+    def _prompt(self) -> list[int]:
+        # The prompt of every runtime, so that their tokens can be compared.
+        numbers = np.random.default_rng(self.request.seed)
+        prompt: list[int] = numbers.integers(self.request.cell.spec.vocab_size, size=self.request.start_len).tolist()
+        return prompt
+
+    def _start(self) -> None:
+        self.token, self.position = self.request.seed % self.request.cell.spec.vocab_size, self.request.start_len
 
     def _prepared(self) -> "LlamaContext":
         if self._context is None:

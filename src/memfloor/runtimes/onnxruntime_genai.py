@@ -44,7 +44,7 @@ class OnnxRuntimeGenai(OneCallRuntime):
 
     def __init__(self, request: DecodeRequest) -> None:
         self.request = request
-        self.token = self._first_token()
+        self._start()
         # The model's files are mapped, and read a second time to observe the path.
         self._folder: Path | None = None
         self._model: Any = None
@@ -72,12 +72,7 @@ class OnnxRuntimeGenai(OneCallRuntime):
         build_files(cell, self.request.seed, self._folder)
         self._model = _load(self._folder, cell)
         self._generator = _generator(self._model, self.request.start_len + self.request.max_steps)
-        if self.request.start_len:
-            # The prompt of every runtime, so that their tokens can be compared.
-            prompt = np.random.default_rng(self.request.seed).integers(
-                cell.spec.vocab_size, size=self.request.start_len
-            )
-            self._generator.append_tokens(prompt.astype(np.int32))
+        self._append_prompt()
 
     def step(self) -> None:
         """Feed the last token and choose the most likely next one."""
@@ -87,12 +82,20 @@ class OnnxRuntimeGenai(OneCallRuntime):
         self.token = int(self._logits.argmax())
 
     def rewind(self) -> None:
-        """Forget the tokens that steps have appended, and feed the first one again."""
+        """Forget what was decoded and feed the first token again."""
         self._prepared().rewind_to(self.request.start_len)
-        self.token = self._first_token()
+        self._start()
 
-    def _first_token(self) -> int:
-        return self.request.seed % self.request.cell.spec.vocab_size
+    @classmethod
+    def passes_over_prompts(cls, cell: Cell) -> bool:
+        """Tell that the generator takes a prompt in one pass."""
+        return True
+
+    def prefill(self) -> None:
+        """Forget every token, take the prompt in one pass, and feed the first token again."""
+        self._prepared().rewind_to(0)
+        self._append_prompt()
+        self._start()
 
     def last_logits(self) -> NDArray[np.float32]:
         """Return the last step's logits, [V]."""
@@ -109,6 +112,17 @@ class OnnxRuntimeGenai(OneCallRuntime):
         cell = self.request.cell
         operators = count_operators(self._folder, cell)
         return ObservedPath(operators=operators, facts=_facts(operators, cell, self.request.start_len))
+
+    def _append_prompt(self) -> None:
+        if not self.request.start_len:
+            return
+        # The prompt of every runtime, so that their tokens can be compared.
+        numbers = np.random.default_rng(self.request.seed)
+        prompt = numbers.integers(self.request.cell.spec.vocab_size, size=self.request.start_len)
+        self._prepared().append_tokens(prompt.astype(np.int32))
+
+    def _start(self) -> None:
+        self.token = self.request.seed % self.request.cell.spec.vocab_size
 
     def _prepared(self) -> Any:
         if self._generator is None:

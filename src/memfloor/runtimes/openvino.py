@@ -102,6 +102,17 @@ class OpenVino(OneCallRuntime):
         self.token = self.request.seed % self.request.cell.spec.vocab_size
         self.position = self.request.start_len
 
+    @classmethod
+    def passes_over_prompts(cls, cell: Cell) -> bool:
+        """Tell that the model takes a prompt in chunks."""
+        return True
+
+    def prefill(self) -> None:
+        """Empty the states, take the prompt in chunks, and feed the first token again."""
+        self._prepared().reset_state()
+        self._prefill()
+        self._start()
+
     def last_logits(self) -> NDArray[np.float32]:
         """Return the last step's logits, [V]."""
         return self._logits

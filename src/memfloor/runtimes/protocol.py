@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,3 +124,18 @@ class Runtime(System, Protocol):
 
     def traced_parts(self) -> TracedParts | None:
         """Return what an anatomy can tell the kernels of a prepared step by; None if no trace can see them."""
+
+
+@runtime_checkable
+class Prefilling(Protocol):
+    """Take a prompt again and again, as a control loop does whose prompts are images."""
+
+    @classmethod
+    def passes_over_prompts(cls, cell: Cell) -> bool:
+        """Tell whether a prompt of this cell goes through in passes over many of its tokens, not token by token."""
+
+    def prefill(self) -> None:
+        """Forget the cache, fill it with the prompt's `start_len` tokens, and stand where `prepare` left the decode.
+
+        On a GPU this may return before the device has finished.
+        """

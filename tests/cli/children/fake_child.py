@@ -12,6 +12,10 @@ from memfloor.measure.process import die_with_parent
 OUT_OF_MEMORY, UNAVAILABLE, EXIT, KILLED, HANG, SILENT, GARBAGE, SLOW = 20, 21, 22, 23, 24, 25, 26, 27
 # Ends before it has measured with the first seed, and measures with every other.
 FIRST_EXITS = 28
+# Takes the process that started it along.
+KILLS_PARENT = 29
+
+FACTS = {"attention_implementation": "sdpa", "cpus": str(sorted(os.sched_getaffinity(0)))}
 
 
 def measured(job, device):
@@ -45,7 +49,7 @@ def measured(job, device):
             "sensors_before": {"cpu_clock_hz": "not supported"},
             "sensors_after": {"cpu_clock_hz": "not supported"},
         },
-        "path": {"operators": {"aten::mm": 15}, "facts": {"attention_implementation": "sdpa"}},
+        "path": {"operators": {"aten::mm": 15}, "facts": FACTS},
     }
 
 
@@ -55,6 +59,9 @@ def misbehave(behaviour, send):
     elif behaviour == KILLED:
         os.write(1, b"about to be killed\n")
         os.kill(os.getpid(), signal.SIGKILL)
+    elif behaviour == KILLS_PARENT:
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(600)
     elif behaviour == HANG:
         os.write(1, b"still loading\n")
         time.sleep(600)
@@ -77,7 +84,7 @@ def main():
     behaviour = job["cell"]["workload"]["context_len"]
     if behaviour == FIRST_EXITS and job["seed"] == 0:
         misbehave(EXIT, send)
-    if behaviour in (OUT_OF_MEMORY, UNAVAILABLE, EXIT, KILLED, HANG):
+    if behaviour in (OUT_OF_MEMORY, UNAVAILABLE, EXIT, KILLED, HANG, KILLS_PARENT):
         misbehave(behaviour, send)
         return
     if behaviour == SILENT:

@@ -1,0 +1,113 @@
+"""`memfloor deadline`: a real loop of a tiny model from its process to the page, what records say, and bad input."""
+
+import json
+import shutil
+
+import pytest
+
+from memfloor.record import Store
+
+LOOP = ("--hz", 50, "--tokens", 3, "--prompt", 8, "--minutes", 0.01, "--device", "cpu", "--threads", 1)
+
+
+@pytest.fixture(scope="module")
+def looped(shell, tiny_model, tmp_path_factory):
+    """Return the folder and the result of one loop that takes its prompt in every cycle."""
+    folder = tmp_path_factory.mktemp("looped") / "records"
+    return folder, shell("deadline", tiny_model, *LOOP, "--out", folder, "--json")
+
+
+def test_a_loop_is_run_recorded_and_summed_up(looped, tiny_model):
+    folder, result = looped
+    assert result.status == 0, result.err
+    contents = Store(folder).contents()
+    assert (contents.unreadable, contents.runs) == ([], [])
+    [loop] = contents.control_loops
+    cycles = loop.cycles
+    assert (loop.cell.runtime, loop.cell.prefill, loop.no_prefill, loop.steps) == ("hf-eager", True, None, 3)
+    assert (loop.period_seconds, loop.warmup_cycles, loop.paced) == (0.02, 5, True)
+    # However slow the machine, two cycles count; however fast, no more than fit into 0.6 s.
+    assert 7 <= len(cycles.ticks) <= 5 + 30
+    assert len(cycles.prefill_seconds) == len(cycles.facts["minor_faults"]) == len(cycles.ticks)
+    for prefill, decode, busy in zip(cycles.prefill_seconds, cycles.decode_seconds, cycles.busy_seconds, strict=True):
+        assert 0 < prefill + decode <= busy
+    assert loop.path.operators
+    [said] = json.loads(result.out)
+    assert said["cycles"] == len(cycles.ticks) - 5
+    assert said["periods"] == cycles.ticks[-1] - cycles.ticks[5] + 1
+    assert said["missed_per_hour_ci95"][0] <= said["missed_per_hour"] <= said["missed_per_hour_ci95"][1]
+
+
+def test_the_engine_decodes_alone_and_says_why(shell, tiny_model, tmp_path):
+    result = shell("deadline", tiny_model, *LOOP, "--runtime", "engine", "--unpaced", "--out", tmp_path)
+    assert result.status == 0, result.err
+    assert "Decode only, from 8 tokens in the cache (engine takes prompts token by token on this device)" in result.out
+    [loop] = Store(tmp_path).contents().control_loops
+    assert (loop.paced, loop.cycles.late_seconds, loop.cycles.prefill_seconds) == (False, (), ())
+
+
+def test_its_records_say_whether_the_period_would_be_kept_and_stand_on_the_page(memfloor, looped, tiny_model, tmp_path):
+    folder = tmp_path / "records"
+    shutil.copytree(looped[0], folder)
+    asked = ("--tokens", 3, "--prompt", 8, "--from", folder, "--json")
+    kept = memfloor("deadline", tiny_model, "--hz", 0.01, *asked)
+    [candidate] = json.loads(kept.out)["candidates"]
+    assert (candidate["origin"], candidate["takes_prompt"]) == ("loop", True)
+    # So few cycles have no p99: the period is not told to be kept.
+    assert (candidate["verdict"], candidate["tail_seconds"], kept.status) == ("at the median", None, 3)
+    missed = memfloor("deadline", tiny_model, "--hz", 1e5, *asked)
+    assert (json.loads(missed.out)["candidates"][0]["verdict"], missed.status) == ("no", 3)
+    assert memfloor("report", folder, "-o", tmp_path / "page.html").status == 0
+    assert "Control loops against their period" in (tmp_path / "page.html").read_text()
+    assert memfloor("figure", "jitter", folder, "-o", tmp_path / "jitter.svg").status == 0
+
+
+def test_records_of_other_models_say_that_there_are_none_of_this(memfloor, looped):
+    result = memfloor("deadline", "llama-2-7b", "--hz", 10, "--tokens", 7, "--from", looped[0])
+    assert result.status == 3
+    assert "Nothing on record tells of llama-2-7b" in result.out
+    assert "no runtime can" in next(line for line in result.out.splitlines() if " l4 " in line)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"--hz": "0"}, ["hz must be above zero and finite, not 0"]),
+        ({"--hz": "nan"}, ["hz", "nan"]),
+        ({"--hz": "inf"}, ["hz", "inf"]),
+        ({"--hz": "1e-320"}, ["hz must be above zero and finite"]),
+        ({"--tokens": "0"}, ["tokens must be 1 or more, not 0"]),
+        ({"--prompt": "-1"}, ["prompt must be 1 or more, not -1"]),
+        ({"--prompt": str(2**40)}, [str(2**40 + 7), "beyond", f"1 to {2**40}"]),
+        ({"--minutes": "0"}, ["minutes must be above 0 and at most 1440, not 0"]),
+        ({"--minutes": "nan"}, ["minutes", "nan"]),
+        ({"--runs": "0"}, ["runs must be 1 or more, not 0"]),
+        ({"--runtime": "vllm"}, ["unknown runtime 'vllm'", "hf-eager"]),
+        ({"--runtime": "engine,steps=4"}, ["engine,steps=4 launches 4 steps together", "7 tokens"]),
+        ({"--device": "tpu"}, ["unknown device 'tpu'", "cpu, cuda"]),
+        ({"--from": "/no/such/folder"}, ["/no/such/folder is not a folder with records"]),
+        ({"--from": "/tmp", "--device": "h300"}, ["unknown device 'h300'", "h100-sxm5"]),
+        ({"--from": "/tmp", "--hz": "1e12"}, ["no runtime can", "8 TB/s of b200", "the period is 0.001 ns"]),
+        ({"--from": "/tmp", "--weights": "int3"}, ["unknown weight format 'int3'", "int4-g128"]),
+    ],
+    ids=lambda value: " ".join(f"{key} {text}" for key, text in value.items()) if isinstance(value, dict) else None,
+)
+def test_a_wrong_loop_is_refused_in_one_line_before_anything_is_run(memfloor, tiny_model, tmp_path, given, words):
+    given = {"--hz": "10", "--tokens": "7", "--device": "cpu", "--out": str(tmp_path / "out")} | given
+    if "--from" in given and given["--device"] == "cpu":
+        del given["--device"]
+    result = memfloor("deadline", tiny_model, *(part for item in given.items() for part in item))
+    assert (result.status, result.out) == (2, "")
+    assert result.err.startswith("memfloor: ")
+    assert result.err.count("\n") == 1
+    assert all(word in result.err for word in words), result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_period_below_what_this_memory_can_is_refused_with_the_floor(memfloor, tiny_model, tmp_path):
+    asked = ("--hz", 1e9, "--tokens", 7, "--runtime", "engine", "--device", "cpu", "--out", tmp_path)
+    result = memfloor("deadline", tiny_model, *asked)
+    assert (result.status, list(tmp_path.glob("*.json"))) == (2, [])
+    last = result.err.splitlines()[-1]
+    assert last.startswith("memfloor: no runtime can: the bytes of 7 decode steps at 276 of tiny in bf16 take ")
+    assert last.endswith("and the period is 1 ns")
