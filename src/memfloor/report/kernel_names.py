@@ -1,4 +1,4 @@
-"""Names of kernels as a reader can take them in: without return type, namespaces, arguments and most of the template."""
+"""Names of kernels as a reader can take them in: no return type, namespaces, arguments, nor most of a template."""
 
 import re
 from collections.abc import Iterable
