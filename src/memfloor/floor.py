@@ -7,6 +7,7 @@ Source: arXiv 2605.30571, section 3.4.
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 
 from memfloor.errors import UsageError
 from memfloor.spec import ModelSpec, WeightFormat, Workload, kv_format, weight_format
@@ -76,6 +77,8 @@ def kv_bytes_per_token(spec: ModelSpec, kv: str = "bf16") -> int:
     return 2 * spec.num_hidden_layers * spec.num_key_value_heads * kv_format(kv).vector_bytes(spec.head_dim)
 
 
+# A report asks it of each run, and thousands of runs are of a few hundred workloads.
+@lru_cache(maxsize=4096)
 def step_traffic(spec: ModelSpec, workload: Workload, convention: str = "streamed") -> StepTraffic:
     """Return the bytes one decode step moves.
 

@@ -7,16 +7,18 @@ too narrow. Every function here takes runs. Source: docs/method.md.
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from itertools import combinations
 from statistics import fmean, median, stdev, variance
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 9999
 CONFIDENCE = 0.95
+TAILS = (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2
 
 
 class TimedRun(Protocol):
@@ -38,6 +40,11 @@ class Estimate:
     ci95: tuple[float, float] | None
     runs: int
 
+    def times(self, factor: float) -> "Estimate":
+        """Return the estimate of the value times a constant above zero."""
+        interval = None if self.ci95 is None else (factor * self.ci95[0], factor * self.ci95[1])
+        return replace(self, value=factor * self.value, ci95=interval)
+
 
 def estimate(runs: Sequence[R], value: Callable[[R], float]) -> Estimate:
     """Return the median over runs of a per-run value, with a percentile bootstrap interval over runs.
@@ -46,10 +53,18 @@ def estimate(runs: Sequence[R], value: Callable[[R], float]) -> Estimate:
         runs: One or more runs of the same cell.
         value: What to read off each run, such as its median step or its fraction of the paired ceiling.
     """
-    values = [value(run) for run in runs]
+    return estimate_of([value(run) for run in runs])
+
+
+def estimate_of(values: Sequence[float]) -> Estimate:
+    """Return the same from what was read off each run already.
+
+    Raises:
+        ValueError: There is no value.
+    """
     if not values:
         raise ValueError("an estimate needs at least one run")
-    return Estimate(value=median(values), ci95=_bootstrap(np.asarray(values), np.median), runs=len(values))
+    return Estimate(value=median(values), ci95=_median_interval(values), runs=len(values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +152,7 @@ def bootstrap_interval(numerator: Mapping[int, float], denominator: Mapping[int,
     Raises:
         ValueError: The arms share no block.
     """
-    return _exp(_bootstrap(_log_ratios(numerator, denominator), np.mean))
+    return _exp(_mean_interval(_log_ratios(numerator, denominator)))
 
 
 def _log_ratios(numerator: Mapping[int, float], denominator: Mapping[int, float]) -> NDArray[np.float64]:
@@ -201,7 +216,11 @@ def block_samples(blocks: Sequence[int], size: int, most: int) -> list[tuple[int
 
 def coefficient_of_variation(runs: Sequence[R], value: Callable[[R], float]) -> float | None:
     """Return the standard deviation over runs of a per-run value, over its mean; None for fewer than two runs."""
-    values = [value(run) for run in runs]
+    return spread_of([value(run) for run in runs])
+
+
+def spread_of(values: Sequence[float]) -> float | None:
+    """Return the standard deviation of values over their mean; None for fewer than two."""
     return stdev(values) / fmean(values) if len(values) > 1 else None
 
 
@@ -214,19 +233,46 @@ def _t_interval(values: NDArray[np.float64]) -> tuple[float, float] | None:
     return fmean(values) - half, fmean(values) + half
 
 
-def _bootstrap(values: NDArray[np.float64], statistic: Callable[..., np.floating[Any]]) -> tuple[float, float] | None:
+def _mean_interval(values: NDArray[np.float64]) -> tuple[float, float] | None:
     if len(values) < 2:
         return None
-    # Half a second of import that floors, records and the start of every command can do without.
-    from scipy.stats import bootstrap
+    low, high = np.percentile(np.mean(values[_draws(len(values))], axis=1), [100 * tail for tail in TAILS])
+    return float(low), float(high)
 
-    result = bootstrap(
-        (values,),
-        statistic,
-        n_resamples=RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        # The same records must always give the same interval.
-        rng=np.random.default_rng(0),
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+def _median_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return the percentile bootstrap interval of a median.
+
+    The median of a sample is made of two of the values, and which two depends on their ranks alone: how often each pair
+    comes up is counted once for each number of values, not once for each of a store's thousands of intervals.
+    """
+    if len(values) < 2:
+        return None
+    lower, upper, times = _middle_ranks(len(values))
+    ranked = np.sort(values)
+    medians = (ranked[lower] + ranked[upper]) / 2
+    order = np.argsort(medians)
+    ends = np.cumsum(times[order])
+    low, high = (_percentile(medians[order], ends, tail) for tail in TAILS)
+    return low, high
+
+
+def _percentile(medians: NDArray[np.float64], ends: NDArray[np.int64], share: float) -> float:
+    """Return a percentile of medians, in order, of which each fills the places up to its end."""
+    place = share * (RESAMPLES - 1)
+    below, above = medians[np.searchsorted(ends, (int(place), int(place) + 1), side="right")]
+    return float(below + (above - below) * (place - int(place)))
+
+
+@lru_cache(maxsize=4)
+def _draws(size: int) -> NDArray[np.int64]:
+    """Return the places that each resample of so many values takes [RESAMPLES, size], always the same."""
+    return np.random.default_rng(0).integers(0, size, (RESAMPLES, size))
+
+
+@cache
+def _middle_ranks(size: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the pairs of ranks that medians of resamples are the mean of, lower and upper, and how often they are."""
+    ranks = np.sort(_draws(size), axis=1)
+    pairs, times = np.unique(ranks[:, [(size - 1) // 2, size // 2]], axis=0, return_counts=True)
+    return pairs[:, 0], pairs[:, 1], times

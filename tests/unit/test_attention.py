@@ -12,7 +12,7 @@ from memfloor.report.attention_table import ATTENTION_COLUMNS, attention_row, sk
 from memfloor.report.figures import figure_svg
 from memfloor.report.page import render
 from memfloor.report.repeat import attention_commands
-from memfloor.report.sql import run_query
+from memfloor.report.sql import run_query, tables_of
 from memfloor.report.summary import summarise
 from memfloor.spec import Workload, load_model
 
@@ -200,11 +200,11 @@ def test_sql_has_attention_in_a_table_of_its_own(two, make_skip, make_cell):
     skip = make_skip("no such library", make_cell(runtime="flashinfer", part="attention"))
     columns = "runtime, layers, p50_seconds, kv_bytes, error_relative_norm, reason"
     query = f"SELECT {columns} FROM attention WHERE block = 0 ORDER BY runtime"
-    names, rows = run_query([], query, attention=[*records, skip])
+    names, rows = run_query(tables_of([], attention=[*records, skip]), query)
     assert ", ".join(names) == columns
     assert rows[0] == ("engine", LAYERS, pytest.approx(1e-3), KV_BYTES / LAYERS, 2e-3, None)
     assert rows[1] == ("flashinfer", None, None, None, None, "no such library")
-    assert run_query([], "SELECT count(*) FROM steps", attention=records)[1] == [(0,)]
+    assert run_query(tables_of([], attention=records), "SELECT count(*) FROM steps")[1] == [(0,)]
 
 
 def test_the_command_that_repeats_attention_names_backends_and_settings(two):

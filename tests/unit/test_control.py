@@ -9,7 +9,7 @@ from memfloor.report.control import missed, response_seconds, summarise_loops
 from memfloor.report.control_text import loop_lines, loop_row
 from memfloor.report.deadlines import Asked, device_floors
 from memfloor.report.page import render
-from memfloor.report.sql import run_query
+from memfloor.report.sql import run_query, tables_of
 from memfloor.report.summary import summarise
 
 PERIOD = 0.1
@@ -115,9 +115,9 @@ def test_a_loop_is_stored_and_stands_in_sql_and_on_the_page(make_loop, make_run,
     assert contents.control_loops == [loop]
     assert len(contents.runs) == 1
     sql = "select missed, periods, cycles from control_loops"
-    assert run_query([], sql, loops=[loop])[1] == [(2, 3, 2)]
+    assert run_query(tables_of([], loops=[loop]), sql)[1] == [(2, 3, 2)]
     sql = "select tick, response_seconds, minor_faults from cycles where not warmup order by cycle"
-    assert run_query([], sql, loops=[loop])[1] == [(1, 0.15, 2.0), (3, 0.06, 3.0)]
+    assert run_query(tables_of([], loops=[loop]), sql)[1] == [(1, 0.15, 2.0), (3, 0.06, 3.0)]
     page = render([], [], tmp_path, loops=[loop])
     assert "Control loops against their period" in page
     assert "2 of 3 periods of 100 ms had no answer in time" in page

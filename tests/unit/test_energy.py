@@ -24,7 +24,7 @@ from memfloor.report.energy_cautions import energy_cautions
 from memfloor.report.energy_section import ENERGY_COLUMNS, energy_row, energy_section, sensor_sentences
 from memfloor.report.page import render
 from memfloor.report.repeat import energy_commands
-from memfloor.report.sql import run_query
+from memfloor.report.sql import run_query, tables_of
 from memfloor.report.summary import summarise
 from memfloor.spec import Workload
 
@@ -157,7 +157,7 @@ def test_energy_lies_in_the_store_beside_runs_and_is_none_of_them(tmp_path, make
     assert [record.kind for record in found.runs] == ["run"]
     assert {record.record_id for record in found.energy_runs} >= {lost.record_id}
     names, rows = run_query(
-        [], "SELECT tokens, watts, reason FROM energy ORDER BY tokens", energy_runs=found.energy_runs
+        tables_of([], energy_runs=found.energy_runs), "SELECT tokens, watts, reason FROM energy ORDER BY tokens"
     )
     assert names == ["tokens", "watts", "reason"]
     assert rows == [(2000, 400.0, None), (None, None, "RAPL: Permission denied")]

@@ -9,7 +9,7 @@ from memfloor.record import Comparison, DeviceInfo, Protocol, StepTrace, TracedK
 from memfloor.report.page import render, write_page
 from memfloor.report.repeat import anatomy_commands, comparison_commands, study_commands
 from memfloor.report.sentences import cautions, headline
-from memfloor.report.sql import run_query
+from memfloor.report.sql import run_query, tables_of
 from memfloor.report.summary import summarise
 from memfloor.report.tables import CELL_COLUMNS, cell_row, invalid_row
 
@@ -271,30 +271,30 @@ def test_comparisons_and_anatomies_are_repeated_by_their_own_commands(make_run, 
 
 def test_sql_sees_runs_and_steps(make_run, make_failure):
     records = [make_run(), make_run(block=1), make_failure()]
-    names, rows = run_query(records, "select kind, count(*) as n from runs group by kind order by kind")
+    names, rows = run_query(tables_of(records), "select kind, count(*) as n from runs group by kind order by kind")
     assert names == ["kind", "n"]
     assert rows == [("failure", 1), ("run", 2)]
-    _, rows = run_query(records, "select median(host_seconds) from steps where phase = 'timed'")
+    _, rows = run_query(tables_of(records), "select median(host_seconds) from steps where phase = 'timed'")
     assert rows[0][0] == pytest.approx(0.011)
-    _, rows = run_query(records, "select p50_seconds, reason from runs where kind = 'failure'")
+    _, rows = run_query(tables_of(records), "select p50_seconds, reason from runs where kind = 'failure'")
     assert rows == [(None, "out_of_memory: needs 15 GB, 2 GB is free")]
 
 
 def test_sql_tells_arms_apart_and_sees_an_anatomys_own_ledger(make_run, make_cell, anatomy_of):
     runs = [make_run(cell=make_cell(arm=arm)) for arm in ("baseline", "candidate")]
-    assert run_query(runs, "select arm from runs order by arm")[1] == [("baseline",), ("candidate",)]
+    assert run_query(tables_of(runs), "select arm from runs order by arm")[1] == [("baseline",), ("candidate",)]
     kernel = TracedKernel(name="k", op="k", role="weights", start_seconds=(0.0,), seconds=(0.009,))
     trace = StepTrace(tool="t", device="cpu", step_seconds=(0.009,), kernels=[kernel], launches={}, labelled="plan")
     sums = "floor_seconds + weight_products_seconds + attention_seconds + cache_copies_seconds"
     sums += " + norms_and_elementwise_seconds + sampling_seconds + host_and_launch_seconds + unexplained_seconds"
     _, [row] = run_query(
-        [], f"select step_seconds, {sums}, unexplained_seconds from anatomies", [anatomy_of(0.01, trace)]
+        tables_of([], [anatomy_of(0.01, trace)]), f"select step_seconds, {sums}, unexplained_seconds from anatomies"
     )
     assert row == pytest.approx((0.01, 0.01, 0.001))
 
 
 def test_sql_over_nothing_gives_no_rows():
-    assert run_query([], "select * from runs")[1] == []
+    assert run_query(tables_of([]), "select * from runs")[1] == []
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_sql_over_nothing_gives_no_rows():
 )
 def test_sql_that_is_wrong_or_reaches_outside_is_refused(make_run, sql):
     with pytest.raises(UsageError, match=r"tables: runs\("):
-        run_query([make_run()], sql)
+        run_query(tables_of([make_run()]), sql)
 
 
 def test_each_device_has_a_table_of_its_own(make_run, make_failure, make_cell, tmp_path):

@@ -18,7 +18,7 @@ from memfloor.report.breakdown import entries_of
 from memfloor.report.ledger import make_ledger
 from memfloor.report.qualities import quality_means
 from memfloor.report.repeat import ladder_commands
-from memfloor.report.sql import run_query
+from memfloor.report.sql import run_query, tables_of
 from memfloor.report.weight_figure import published_bars
 from memfloor.report.weight_ladder import ladders_in, saving
 from memfloor.report.weight_section import weight_section
@@ -285,7 +285,7 @@ def test_the_command_that_takes_it_again_names_every_path(full_ladder):
 
 def test_sql_sees_a_row_for_each_path(full_ladder):
     columns = "path, total_bytes, ratio, own_share_realised, dequantisation_seconds, top1_agreement, reason"
-    _, rows = run_query([], f"SELECT {columns} FROM weight_paths", ladders=[full_ladder])
+    _, rows = run_query(tables_of([], ladders=[full_ladder]), f"SELECT {columns} FROM weight_paths")
     baseline, path = rows
     assert baseline == ("baseline", full_ladder.baseline.traffic.total_bytes, None, None, None, None, None)
     assert path[0] == "engine-int8<"

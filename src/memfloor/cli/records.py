@@ -1,13 +1,16 @@
 """`memfloor runs` and `memfloor query`: look into a folder of records."""
 
+import gc
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from memfloor.cli.output import print_json, print_table, print_wide_table
+from memfloor.errors import UsageError
 from memfloor.record import (
     Anatomy,
     ArmObservation,
@@ -22,10 +25,14 @@ from memfloor.record import (
     Run,
     Skip,
     Store,
+    UnreadableFile,
 )
 from memfloor.report.energy import energy_text
 from memfloor.report.tables import runtime_label, workload_text
 from memfloor.units import format_bandwidth, format_seconds
+
+if TYPE_CHECKING:
+    from memfloor.report.sql import Tables
 
 Records = list[Run | Failure | Skip]
 Kind = Literal[
@@ -86,12 +93,37 @@ def query(folder: Path, sql: str, /, *, json: Annotated[bool, Parameter(negative
         sql: The query, in DuckDB's SQL.
         json: Print a JSON list of objects instead.
     """
+    names, rows = _answer(folder, sql)
+    if json:
+        print_json([dict(zip(names, map(_plain, row), strict=True)) for row in rows])
+        return
+    print_table(f"{len(rows)} rows", names, [[str(value) for value in row] for row in rows])
+
+
+def _answer(folder: Path, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    from memfloor.report.sql import run_query, run_query_of_file
+    from memfloor.report.sql_cache import kept_tables
+
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder with records")
+    kept = kept_tables(folder, lambda: _tables(folder))
+    if kept is None:
+        tables, unreadable = _tables(folder)
+        _name_unreadable(unreadable)
+        return run_query(tables, sql)
+    _name_unreadable(kept.unreadable)
+    return run_query_of_file(kept.path, sql)
+
+
+def _tables(folder: Path) -> "tuple[Tables, list[UnreadableFile]]":
     from memfloor.report.afterwards import compared_in
-    from memfloor.report.sql import run_query
+    from memfloor.report.sql import tables_of
     from memfloor.report.weight_ladder import ladders_in
 
-    found = read_contents(folder)
-    tables = (
+    found = Store(folder).contents()
+    # What was read stays until the end, and has no cycles to look for.
+    gc.freeze()
+    others = (
         found.anatomies,
         compared_in(found),
         ladders_in(found),
@@ -99,11 +131,7 @@ def query(folder: Path, sql: str, /, *, json: Annotated[bool, Parameter(negative
         found.energy_runs,
         found.control_loops,
     )
-    names, rows = run_query(found.runs, sql, *tables)
-    if json:
-        print_json([dict(zip(names, map(_plain, row), strict=True)) for row in rows])
-        return
-    print_table(f"{len(rows)} rows", names, [[str(value) for value in row] for row in rows])
+    return tables_of(found.runs, *others), list(found.unreadable)
 
 
 def read_store(folder: Path) -> Records:
@@ -114,9 +142,13 @@ def read_store(folder: Path) -> Records:
 def read_contents(folder: Path) -> Contents:
     """Return what lies in a folder, and name on standard error every file that is not a valid record."""
     found = Store(folder).contents()
-    for file in found.unreadable:
-        print(f"memfloor: skipped {file.path}: {file.reason}", file=sys.stderr)
+    _name_unreadable(found.unreadable)
     return found
+
+
+def _name_unreadable(files: Sequence[UnreadableFile]) -> None:
+    for file in files:
+        print(f"memfloor: skipped {file.path}: {file.reason}", file=sys.stderr)
 
 
 def _cells(record: Record) -> list[Cell]:

@@ -1,5 +1,6 @@
 """`memfloor report` and `memfloor figure`: from records to something to read."""
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,6 +35,8 @@ def report(folder: Path, /, *, out: Annotated[Path, Parameter(name=["--out", "-o
     from memfloor.report.weight_ladder import ladders_in
 
     found = Store(folder).contents()
+    # What was read stays until the end, and has no cycles to look for.
+    gc.freeze()
     energies = energies_of(found.energy_runs)
     shown = compared_in(found), ladders_in(found), attention_in(found), energies, found.control_loops
     write_page(render(found.runs, found.unreadable, folder, found.anatomies, *shown), out)

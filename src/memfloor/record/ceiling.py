@@ -37,5 +37,5 @@ class CeilingReading(Frozen):
 def paired_ceiling(before: CeilingReading, after: CeilingReading) -> tuple[float, bool]:
     """Return the bandwidth of the passes before and after a step, in bytes per second, and whether it kept steady."""
     rates = [reading.pass_bytes / seconds for reading in (before, after) for seconds in reading.pass_seconds]
-    slow, fast = sorted((before.bytes_per_second, after.bytes_per_second))
-    return median(rates), fast <= STEADY_SPREAD * slow
+    one, other = before.bytes_per_second, after.bytes_per_second
+    return median(rates), max(one, other) <= STEADY_SPREAD * min(one, other)

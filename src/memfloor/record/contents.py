@@ -1,12 +1,12 @@
 """Every kind of record, its text, and all that lies in a folder."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from memfloor.errors import first_problem
 from memfloor.record.anatomy import Anatomy
@@ -102,7 +102,7 @@ def read_record(text: bytes, path: Path) -> Record | UnreadableFile:
         path: Of the file.
     """
     try:
-        raw = json.loads(text)
+        raw = from_json(text)
     except ValueError as error:
         return UnreadableFile(path, f"not readable as JSON: {error}")
     if not isinstance(raw, dict) or "schema_version" not in raw:

@@ -1,6 +1,7 @@
 """The part of the page that shows comparisons."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.resources import files
 
 import jinja2
@@ -16,6 +17,8 @@ from memfloor.report.comparison_tables import (
 from memfloor.report.false_alarms import alarm_sentences
 from memfloor.report.figures import figure_svg
 from memfloor.report.forest import forest_chart
+from memfloor.report.interactive import Chart
+from memfloor.report.shown import MOST_COMPARISONS, MOST_SESSIONS, drawn_comparisons, left_out
 from memfloor.report.tables import workload_text
 
 CAPTIONS = {
@@ -39,7 +42,9 @@ def comparison_section(compared: Sequence[Compared]) -> str:
         columns=COMPARISON_COLUMNS,
         rows=[comparison_row(item) for item in compared],
         details=[(f"{arms_text(item)}, {workload_text(item.baseline)}", _details(item)) for item in compared],
-        forest=forest_chart(drawn) if drawn else None,
+        long_table=MOST_COMPARISONS,
+        open_details=MOST_SESSIONS,
+        forest=_forest(drawn) if drawn else None,
         figures=_figures(in_figures) if in_figures else [],
     )
 
@@ -50,4 +55,12 @@ def _details(compared: Compared) -> list[str]:
 
 
 def _figures(drawn: Sequence[Compared]) -> list[tuple[str, str]]:
-    return [(figure_svg(COMPARISON_FIGURES[name](drawn)), caption) for name, caption in CAPTIONS.items()]
+    shown = drawn_comparisons(drawn, MOST_SESSIONS)
+    more = left_out(len(shown), len(drawn), "comparisons")
+    return [(figure_svg(COMPARISON_FIGURES[name](shown)), caption + more) for name, caption in CAPTIONS.items()]
+
+
+def _forest(drawn: Sequence[Compared]) -> Chart:
+    shown = drawn_comparisons(drawn)
+    chart = forest_chart(shown)
+    return replace(chart, caption=chart.caption + left_out(len(shown), len(drawn), "comparisons"))

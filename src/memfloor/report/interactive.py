@@ -85,5 +85,13 @@ def scripts() -> Sequence[Markup]:
     """Return plotly's script and the page's own, to be inlined once in a page that holds charts."""
     from plotly.offline import get_plotlyjs
 
-    own = (files("memfloor") / "report" / "charts.js").read_text(encoding="utf-8")
-    return [Markup(script) for script in (get_plotlyjs(), own)]
+    return [Markup(get_plotlyjs()), _own("charts.js")]
+
+
+def table_script() -> Sequence[Markup]:
+    """Return the page's script for long tables."""
+    return [_own("tables.js")]
+
+
+def _own(name: str) -> Markup:
+    return Markup((files("memfloor") / "report" / name).read_text(encoding="utf-8"))

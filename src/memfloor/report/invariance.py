@@ -6,10 +6,11 @@ and widened for the number of names. Each arm is traced in one process, so what 
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from memfloor.record import StepTrace
+from memfloor.report.kernel_names import short_name, short_names
 from memfloor.report.kernel_times import owned_seconds
 from memfloor.report.matching import match_traces
 from memfloor.stats import welch_half_width
@@ -31,12 +32,14 @@ class KernelChange:
         baseline_seconds: Mean over the baseline's traced steps.
         candidate_seconds: The same of the candidate.
         interval: Of their ratio; None where one step gives none, or the baseline's kernels own no time.
+        label: Its name in a few words, among the others of its step; None for a name by itself.
     """
 
     name: str
     baseline_seconds: float
     candidate_seconds: float
     interval: tuple[float, float] | None
+    label: str | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -59,8 +62,10 @@ class KernelChange:
 
     def __str__(self) -> str:
         if self.ratio is None or self.interval is None:
-            return f"{self.name[:60]}, no interval"
-        return f"{self.name[:60]} {self.ratio:.3f} [{self.interval[0]:.3f}, {self.interval[1]:.3f}]"
+            return f"{self.label or short_name(self.name)}, no interval"
+        return (
+            f"{self.label or short_name(self.name)} {self.ratio:.3f} [{self.interval[0]:.3f}, {self.interval[1]:.3f}]"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +114,8 @@ def kernel_changes(baseline: StepTrace, candidate: StepTrace) -> tuple[KernelCha
     """Return how the time of each kernel name differs, longest first; the intervals hold for all names at once."""
     ours, theirs = name_seconds(baseline), name_seconds(candidate)
     level = ERROR_RATE / len(ours)
-    changes = [_change(name, ours[name], theirs[name], level) for name in ours]
+    labels = short_names(ours)
+    changes = [replace(_change(name, ours[name], theirs[name], level), label=labels[name]) for name in ours]
     return tuple(sorted(changes, key=lambda change: -change.baseline_seconds))
 
 
@@ -137,7 +143,7 @@ def _kernels(baseline: StepTrace, candidate: StepTrace) -> list[str]:
     lost, new = ours - theirs, theirs - ours
     if not lost and not new:
         return []
-    example = next(iter(new or lost))[:60]
+    example = short_name(next(iter(new or lost)))
     return [f"kernels: {lost.total()} of {ours.total()} are gone and {new.total()} are new, {example} for one"]
 
 
@@ -150,7 +156,7 @@ def _bytes(baseline: StepTrace, candidate: StepTrace) -> Iterator[str]:
         reads.append(by_name)
     for name in sorted(reads[0]):
         if reads[0][name] != reads[1][name]:
-            yield f"bytes: {name[:60]} reads {reads[0][name]} and {reads[1][name]}"
+            yield f"bytes: {short_name(name)} reads {reads[0][name]} and {reads[1][name]}"
 
 
 def _allocations(baseline: StepTrace, candidate: StepTrace) -> Iterator[str]:

@@ -34,7 +34,7 @@ from memfloor.report.cost_section import cost_section
 from memfloor.report.energy import Energies
 from memfloor.report.energy_section import energy_section
 from memfloor.report.figures import FIGURES, figure_svg
-from memfloor.report.interactive import scripts
+from memfloor.report.interactive import scripts, table_script
 from memfloor.report.repeat import (
     anatomy_commands,
     attention_commands,
@@ -45,11 +45,14 @@ from memfloor.report.repeat import (
     study_commands,
 )
 from memfloor.report.sentences import cautions, headline
+from memfloor.report.shown import drawn_cells, left_out
 from memfloor.report.summary import CellSummary, InvalidCell, summarise
 from memfloor.report.tables import CELL_COLUMNS, cell_row, invalid_row
 from memfloor.report.weight_ladder import WeightLadder
 from memfloor.report.weight_section import weight_section
 
+# Rows beyond which a table stands in a box of its own, with a field to search it.
+LONG_TABLE = 40
 CAPTIONS = {
     "1": "Figure 1. Achieved fraction of the floor (streamed bytes), left, and step time, right. Grey: the study's "
     "published cells at context 2048, a reference that was not measured here; its fractions count all parameters.",
@@ -127,7 +130,8 @@ def render(
             *energy_commands(energies),
             *control_commands(summarise_loops(loops)),
         ],
-        scripts=scripts() if anatomies or any(item.ratio for item in compared) else [],
+        long_table=LONG_TABLE,
+        scripts=[*table_script(), *(scripts() if anatomies or any(item.ratio for item in compared) else [])],
     )
 
 
@@ -176,7 +180,9 @@ def write_page(text: str, target: Path) -> None:
 def _figures(summaries: Sequence[CellSummary]) -> list[tuple[str, str]]:
     if not summaries:
         return []
-    return [(figure_svg(draw(summaries)), CAPTIONS[name]) for name, draw in FIGURES.items()]
+    drawn = drawn_cells(summaries)
+    more = left_out(len(drawn), len(summaries), "cells")
+    return [(figure_svg(draw(drawn)), CAPTIONS[name] + more) for name, draw in FIGURES.items()]
 
 
 def _tables(

@@ -1,9 +1,9 @@
 """What the figures say, in sentences whose numbers come from the records."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 from memfloor.report.alarms import FOREIGN_LOAD, alarm
+from memfloor.report.shown import by_workload
 from memfloor.report.summary import CellSummary
 from memfloor.report.tables import percent_interval, runtime_label
 from memfloor.units import format_bandwidth, format_bytes, format_percent, format_seconds
@@ -104,13 +104,7 @@ def _busy_gpu(summary: CellSummary) -> str | None:
 
 
 def _most_compared(summaries: Sequence[CellSummary]) -> list[CellSummary]:
-    groups: dict[tuple[str, str, int, int], list[CellSummary]] = defaultdict(list)
-    for summary in summaries:
-        cell = summary.cell
-        key = summary.device.name, cell.spec.name, cell.workload.context_len, cell.workload.batch
-        groups[key].append(summary)
-    largest = max(groups.values(), key=lambda group: len(group))
-    return sorted(largest, key=lambda summary: -summary.p50_seconds.value)
+    return sorted(by_workload(summaries)[0], key=lambda summary: -summary.p50_seconds.value)
 
 
 def _question(shown: Sequence[CellSummary]) -> str:

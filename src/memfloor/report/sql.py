@@ -1,6 +1,7 @@
 """SQL over the valid records of a store, through an in-memory DuckDB that can touch nothing else."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -27,55 +28,99 @@ from memfloor.report.sql_tables import (
 from memfloor.report.sql_weights import WEIGHT_PATHS, weight_path_rows
 from memfloor.report.weight_ladder import WeightLadder
 
+Tables = dict[str, tuple[Columns, Iterable[Row]]]
+COLUMNS: dict[str, Columns] = {
+    "runs": RUNS,
+    "steps": STEPS,
+    "anatomies": ANATOMIES,
+    "comparisons": COMPARISONS,
+    "weight_paths": WEIGHT_PATHS,
+    "attention": ATTENTION,
+    "energy": ENERGY,
+    "control_loops": CONTROL_LOOPS,
+    "cycles": CYCLES,
+}
 
-def run_query(
+
+def tables_of(
     records: Sequence[Run | Failure | Skip],
-    sql: str,
     anatomies: Sequence[Anatomy] = (),
     compared: Sequence[Compared] = (),
     ladders: Sequence[WeightLadder] = (),
     attention: Sequence[Run | Failure | Skip] = (),
     energy_runs: Sequence[EnergyRun] = (),
     loops: Sequence[ControlLoop] = (),
-) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Answer one SELECT over the tables of a folder's records: `runs`, `steps`, `anatomies` and those that follow.
+) -> Tables:
+    """Return the tables of a folder, from `runs` and `steps` to `cycles`.
 
     Args:
         records: Valid records.
-        sql: The query; it can read no file and change nothing outside its own memory.
         anatomies: A row each.
         compared: A row each.
         ladders: A row for each of their paths.
         attention: Records of attention backends, a row each; they are no steps.
         energy_runs: A row each.
         loops: A row each of `control_loops`, and one of `cycles` for each of their cycles.
+    """
+    rows: dict[str, Iterable[Row]] = {
+        "runs": map(run_row, records),
+        "steps": (row for record in records for row in step_rows(record)),
+        "anatomies": map(anatomy_row, anatomies),
+        "comparisons": map(comparison_row, compared),
+        "weight_paths": weight_path_rows(ladders),
+        "attention": map(attention_row, attention),
+        "energy": map(energy_row, energy_runs),
+        "control_loops": map(loop_row, loops),
+        "cycles": (row for loop in loops for row in cycle_rows(loop)),
+    }
+    return {name: (columns, rows[name]) for name, columns in COLUMNS.items()}
+
+
+def run_query(tables: Tables, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Answer one SELECT over tables.
+
+    Args:
+        tables: Their columns and rows.
+        sql: The query; it can read no file and change nothing outside its own memory.
 
     Raises:
         UsageError: DuckDB refuses the query, with its reason.
     """
-    tables: dict[str, tuple[Columns, Iterable[Row]]] = {
-        "runs": (RUNS, map(run_row, records)),
-        "steps": (STEPS, (row for record in records for row in step_rows(record))),
-        "anatomies": (ANATOMIES, map(anatomy_row, anatomies)),
-        "comparisons": (COMPARISONS, map(comparison_row, compared)),
-        "weight_paths": (WEIGHT_PATHS, weight_path_rows(ladders)),
-        "attention": (ATTENTION, map(attention_row, attention)),
-        "energy": (ENERGY, map(energy_row, energy_runs)),
-        "control_loops": (CONTROL_LOOPS, map(loop_row, loops)),
-        "cycles": (CYCLES, (row for loop in loops for row in cycle_rows(loop))),
-    }
     with duckdb.connect(":memory:") as connection:
-        for name, (columns, rows) in tables.items():
-            _load(connection, name, columns, rows)
-        connection.execute("SET enable_external_access = false")
-        connection.execute("SET lock_configuration = true")
-        try:
-            cursor = connection.execute(sql)
-            names = [column[0] for column in cursor.description or []]
-            return names, cursor.fetchall()
-        except duckdb.Error as error:
-            known = "; ".join(f"{name}({', '.join(columns)})" for name, (columns, _) in tables.items())
-            raise UsageError(f"{str(error).splitlines()[0]}; tables: {known}") from error
+        fill(connection, tables)
+        return _answer(connection, sql)
+
+
+def run_query_of_file(path: Path, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Answer one SELECT over the tables that a file of DuckDB keeps, as `run_query` does; the file stays as it is.
+
+    Raises:
+        UsageError: DuckDB refuses the query, with its reason.
+    """
+    with duckdb.connect(":memory:") as connection:
+        quoted = str(path).replace("'", "''")
+        connection.execute(f"ATTACH '{quoted}' AS kept (READ_ONLY)")
+        for name in COLUMNS:
+            connection.execute(f"CREATE VIEW {name} AS SELECT * FROM kept.{name}")
+        return _answer(connection, sql)
+
+
+def fill(connection: duckdb.DuckDBPyConnection, tables: Tables) -> None:
+    """Make tables in a database."""
+    for name, (columns, rows) in tables.items():
+        _load(connection, name, columns, rows)
+
+
+def _answer(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    try:
+        cursor = connection.execute(sql)
+        names = [column[0] for column in cursor.description or []]
+        return names, cursor.fetchall()
+    except duckdb.Error as error:
+        known = "; ".join(f"{name}({', '.join(columns)})" for name, columns in COLUMNS.items())
+        raise UsageError(f"{str(error).splitlines()[0]}; tables: {known}") from error
 
 
 def _load(connection: duckdb.DuckDBPyConnection, table: str, columns: Columns, rows: Iterable[Row]) -> None:

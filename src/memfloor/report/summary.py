@@ -8,7 +8,7 @@ from typing import Any
 from memfloor.floor import CONVENTIONS, attention_traffic, step_traffic
 from memfloor.hardware import match_driver_name
 from memfloor.record import Cell, DeviceInfo, Failure, Protocol, Run, Skip, Timed
-from memfloor.stats import Estimate, coefficient_of_variation, estimate
+from memfloor.stats import Estimate, estimate, estimate_of, spread_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +112,22 @@ def summarise_cell(runs: Sequence[Timed]) -> CellSummary:
     cell, device = runs[0].cell, runs[0].environment.device
     catalogued = match_driver_name(device.name)
     peak = catalogued.peak_bytes_per_second if catalogued else None
+    p50_seconds = [run.p50_seconds for run in runs]
+    # Of a byte: the conventions differ by a factor, and are thousands of intervals in a large store.
+    of_ceiling = estimate(runs, lambda run: run.fraction_of_ceiling(1))
+    of_peak = estimate_of([1 / seconds / peak for seconds in p50_seconds]) if peak else None
     return CellSummary(
         cell=cell,
         device=device,
         runs=tuple(runs),
-        p50_seconds=estimate(runs, lambda run: run.p50_seconds),
+        p50_seconds=estimate_of(p50_seconds),
         ceiling_bytes_per_second=estimate(runs, lambda run: run.ceiling_bytes_per_second),
         peak_bytes_per_second=peak,
-        cv=coefficient_of_variation(runs, lambda run: run.p50_seconds),
-        fractions={name: _fraction(runs, count, peak) for name, count in floor_bytes(cell).items()},
+        cv=spread_of(p50_seconds),
+        fractions={
+            name: Fraction(count, of_ceiling.times(count), of_peak.times(count) if of_peak else None)
+            for name, count in floor_bytes(cell).items()
+        },
     )
 
 
@@ -140,14 +147,6 @@ def _cell_json(cell: Cell) -> dict[str, Any]:
         "batch": cell.workload.batch,
         "weights": cell.workload.weights,
     }
-
-
-def _fraction(runs: Sequence[Timed], total_bytes: int, peak: float | None) -> Fraction:
-    return Fraction(
-        total_bytes=total_bytes,
-        ceiling=estimate(runs, lambda run: run.fraction_of_ceiling(total_bytes)),
-        peak=estimate(runs, lambda run: total_bytes / run.p50_seconds / peak) if peak else None,
-    )
 
 
 def lost_reason(record: Failure | Skip) -> str:

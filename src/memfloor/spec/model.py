@@ -37,6 +37,10 @@ class ModelSpec(BaseModel):
     num_sliding_layers: int = Field(default=0, ge=0)
     source: str = ""
 
+    def __hash__(self) -> int:
+        # One field is a dictionary, which has no hash; equal shapes have equal names and sizes.
+        return hash((self.name, self.hidden_size, self.num_hidden_layers))
+
     @property
     def fingerprint(self) -> str:
         """Return eight hexadecimal digits that differ between two models of one name but not of one shape."""
