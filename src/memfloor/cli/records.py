@@ -1,6 +1,5 @@
 """`memfloor runs` and `memfloor query`: look into a folder of records."""
 
-import gc
 import math
 import sys
 from collections.abc import Sequence
@@ -121,8 +120,6 @@ def _tables(folder: Path) -> "tuple[Tables, list[UnreadableFile]]":
     from memfloor.report.weight_ladder import ladders_in
 
     found = Store(folder).contents()
-    # What was read stays until the end, and has no cycles to look for.
-    gc.freeze()
     others = (
         found.anatomies,
         compared_in(found),

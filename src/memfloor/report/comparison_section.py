@@ -18,7 +18,7 @@ from memfloor.report.false_alarms import alarm_sentences
 from memfloor.report.figures import figure_svg
 from memfloor.report.forest import forest_chart
 from memfloor.report.interactive import Chart
-from memfloor.report.shown import MOST_COMPARISONS, MOST_SESSIONS, drawn_comparisons, left_out
+from memfloor.report.shown import LONG_TABLE, MOST_SESSIONS, drawn_comparisons, left_out
 from memfloor.report.tables import workload_text
 
 CAPTIONS = {
@@ -42,7 +42,7 @@ def comparison_section(compared: Sequence[Compared]) -> str:
         columns=COMPARISON_COLUMNS,
         rows=[comparison_row(item) for item in compared],
         details=[(f"{arms_text(item)}, {workload_text(item.baseline)}", _details(item)) for item in compared],
-        long_table=MOST_COMPARISONS,
+        long_table=LONG_TABLE,
         open_details=MOST_SESSIONS,
         forest=_forest(drawn) if drawn else None,
         figures=_figures(in_figures) if in_figures else [],

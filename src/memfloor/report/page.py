@@ -45,14 +45,12 @@ from memfloor.report.repeat import (
     study_commands,
 )
 from memfloor.report.sentences import cautions, headline
-from memfloor.report.shown import drawn_cells, left_out
+from memfloor.report.shown import LONG_TABLE, drawn_cells, left_out
 from memfloor.report.summary import CellSummary, InvalidCell, summarise
 from memfloor.report.tables import CELL_COLUMNS, cell_row, invalid_row
 from memfloor.report.weight_ladder import WeightLadder
 from memfloor.report.weight_section import weight_section
 
-# Rows beyond which a table stands in a box of its own, with a field to search it.
-LONG_TABLE = 40
 CAPTIONS = {
     "1": "Figure 1. Achieved fraction of the floor (streamed bytes), left, and step time, right. Grey: the study's "
     "published cells at context 2048, a reference that was not measured here; its fractions count all parameters.",
@@ -96,6 +94,9 @@ def render(
     every = [*summaries, *(row.summary for row in attention.rows)]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string((files("memfloor") / "report" / "page.html").read_text())
+    tables = _tables(summaries, invalid)
+    longest = max([len(compared), *(len(rows) + len(lost) for _, rows, lost in tables)])
+    has_charts = bool(anatomies) or any(item.ratio for item in compared)
     return template.render(
         version=memfloor.__version__,
         made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -105,7 +106,7 @@ def render(
         else _without_times(invalid, anatomies, compared, attention, energies, loops),
         cautions=cautions(summaries),
         columns=CELL_COLUMNS,
-        tables=_tables(summaries, invalid),
+        tables=tables,
         figures=_figures(summaries),
         sections=[
             weight_section(ladders),
@@ -131,7 +132,7 @@ def render(
             *control_commands(summarise_loops(loops)),
         ],
         long_table=LONG_TABLE,
-        scripts=[*table_script(), *(scripts() if anatomies or any(item.ratio for item in compared) else [])],
+        scripts=[*(table_script() if longest > LONG_TABLE else []), *(scripts() if has_charts else [])],
     )
 
 

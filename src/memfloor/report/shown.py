@@ -7,6 +7,8 @@ from memfloor.report.compared import Compared
 from memfloor.report.summary import CellSummary
 
 MOST_CELLS, MOST_COMPARISONS, MOST_SESSIONS = 24, 40, 6
+# Rows beyond which a table stands in a box of its own, with a field to search it.
+LONG_TABLE = 40
 
 
 def by_workload(summaries: Sequence[CellSummary]) -> list[list[CellSummary]]:
