@@ -312,3 +312,12 @@ def test_each_device_has_a_table_of_its_own(make_run, make_failure, make_cell, t
     titles = [part.partition("</h3>")[0] for part in page.split("<h3>")[1:]]
     assert titles == ["Other CPU", "Some CPU", "NVIDIA H200"]
     assert "<h3>" not in render([make_run(), make_failure(cell=make_cell(2048))], [], tmp_path)
+
+
+def test_a_page_of_many_cells_draws_some_says_so_and_can_be_searched(make_run, make_cell, tmp_path):
+    few, many = ([make_run(cell=make_cell(512 + number)) for number in range(count)] for count in (3, 41))
+    long, short = (render(runs, [], tmp_path) for runs in (many, few))
+    assert (short.count("<script"), long.count("<script")) == (0, 1)
+    assert 'class="scroll long"' in long
+    assert "Shown: 24 of 41 cells; the table holds all." in long
+    assert "Shown:" not in short

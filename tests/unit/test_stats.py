@@ -3,8 +3,17 @@ from statistics import median
 
 import numpy as np
 import pytest
+from scipy.stats import bootstrap
 
-from memfloor.stats import Ratio, bootstrap_interval, coefficient_of_variation, estimate, paired_ratio, verdict
+from memfloor.stats import (
+    Ratio,
+    bootstrap_interval,
+    coefficient_of_variation,
+    estimate,
+    estimate_of,
+    paired_ratio,
+    verdict,
+)
 
 
 @dataclass
@@ -22,6 +31,19 @@ def test_the_estimate_is_the_median_over_runs():
     assert result.value == 5.0
     assert result.runs == 3
     assert result.ci95 == (2.0, 60.0)
+
+
+@pytest.mark.parametrize("size", [2, 3, 5, 8, 11, 20])
+def test_intervals_counted_by_ranks_are_those_of_scipys_bootstrap(size):
+    # Some values are equal, and they are not in order.
+    values = np.round(np.random.default_rng(size).lognormal(size=size), 1)
+    want = bootstrap((values,), np.median, n_resamples=9999, method="percentile", rng=np.random.default_rng(0))
+    assert estimate_of(values.tolist()).ci95 == pytest.approx(tuple(want.confidence_interval))
+    blocks = {block: float(value) for block, value in enumerate(values)}
+    logs = bootstrap(
+        (np.log(values),), np.mean, n_resamples=9999, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    assert bootstrap_interval(blocks, dict.fromkeys(blocks, 1.0)) == pytest.approx(tuple(np.exp(logs)))
 
 
 def test_one_run_gives_no_interval():
