@@ -8,27 +8,11 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from memfloor.cli.output import print_json, print_table, print_wide_table
-from memfloor.record import (
-    Anatomy,
-    ArmObservation,
-    Cell,
-    Comparison,
-    Contents,
-    EnergyRun,
-    Failure,
-    Quality,
-    Record,
-    Run,
-    Skip,
-    Store,
-)
-from memfloor.report.energy import energy_text
-from memfloor.report.tables import runtime_label, workload_text
-from memfloor.units import format_bandwidth, format_seconds
+from memfloor.record import Cell, Contents, Failure, Run, Skip, Store
+from memfloor.report.listing import LISTING_COLUMNS, cells_of, listing_row
 
 Records = list[Run | Failure | Skip]
 Kind = Literal["run", "failure", "skip", "anatomy", "comparison", "arm_observation", "quality", "energy"]
-RUNS_COLUMNS = ("taken at (UTC)", "kind", "model", "runtime", "context", "block", "p50", "ceiling", "device or reason")
 # Characters that all columns take, and what fits a narrow terminal, by place.
 WIDE_TABLE = 150
 NARROW = (0, 1, 2, 3, 4, 6)
@@ -57,12 +41,14 @@ def runs(
     records = [
         record
         for record in read_contents(folder).every
-        if kind in (None, record.kind) and any(_is_wanted(cell, model, runtime, context) for cell in _cells(record))
+        if kind in (None, record.kind) and any(_is_wanted(cell, model, runtime, context) for cell in cells_of(record))
     ]
     if json:
         print_json([record.model_dump(mode="json") for record in records])
         return
-    print_wide_table(f"{len(records)} records in {folder}", RUNS_COLUMNS, map(_row, records), WIDE_TABLE, NARROW)
+    print_wide_table(
+        f"{len(records)} records in {folder}", LISTING_COLUMNS, map(listing_row, records), WIDE_TABLE, NARROW
+    )
 
 
 def query(folder: Path, sql: str, /, *, json: Annotated[bool, Parameter(negative=())] = False) -> None:
@@ -99,49 +85,12 @@ def read_contents(folder: Path) -> Contents:
     return found
 
 
-def _cells(record: Record) -> list[Cell]:
-    return [record.candidate, record.baseline] if isinstance(record, Comparison) else [record.cell]
-
-
 def _is_wanted(cell: Cell, model: str | None, runtime: str | None, context: int | None) -> bool:
     return (
         model in (None, cell.spec.name)
         and runtime in (None, cell.runtime)
         and context in (None, cell.workload.context_len)
     )
-
-
-def _row(record: Record) -> list[str]:
-    cell = _cells(record)[0]
-    return [
-        record.taken_at[:19].replace("T", " "),
-        record.kind,
-        cell.spec.name,
-        " over ".join(map(runtime_label, _cells(record))),
-        workload_text(cell),
-        *_facts(record),
-    ]
-
-
-def _facts(record: Record) -> list[str]:
-    """Return block, median step, ceiling, and the device or what else there is to say."""
-    match record:
-        case Run() | Anatomy():
-            ceiling = format_bandwidth(record.ceiling_bytes_per_second)
-            return [str(record.block), format_seconds(record.p50_seconds), ceiling, record.environment.device.name]
-        case Failure():
-            return [str(record.block), "-", "-", f"{record.cause}: {record.last_words}"]
-        case Skip():
-            return [str(record.block), "-", "-", record.reason]
-        case Comparison():
-            return ["-", "-", "-", f"{record.question}, {record.planned_runs} blocks planned"]
-        case ArmObservation():
-            traced = f"{len(record.trace.step_seconds)} steps traced" if record.trace else f"{record.trace_problem}"
-            return ["-", "-", "-", f"the {record.arm}: {traced}"]
-        case EnergyRun():
-            return [str(record.block), "-", "-", energy_text(record)]
-        case Quality():
-            return ["-", "-", "-", f"{record.path}: {record.problem or f'{record.tokens} tokens'}"]
 
 
 def _plain(value: Any) -> Any:

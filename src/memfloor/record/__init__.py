@@ -28,7 +28,7 @@ from memfloor.record.schema import (
     StepPart,
     Timed,
 )
-from memfloor.record.store import Contents, Record, Store, UnreadableFile
+from memfloor.record.store import Contents, Record, Store, UnreadableFile, read_record
 
 __all__ = [
     "CPU_CEILING_PASSES",
@@ -71,4 +71,5 @@ __all__ = [
     "TracedKernel",
     "UnreadableFile",
     "paired_ceiling",
+    "read_record",
 ]

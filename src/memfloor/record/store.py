@@ -184,8 +184,8 @@ class Store:
             raise UsageError(f"{self.folder} is not a folder with records")
         records: list[Record] = []
         unreadable: list[UnreadableFile] = []
-        for path in self._files():
-            result = _read_file(path)
+        for path in self.files():
+            result = read_record(path)
             if isinstance(result, UnreadableFile):
                 unreadable.append(result)
             else:
@@ -193,15 +193,17 @@ class Store:
         records.sort(key=lambda record: (record.taken_at, record.record_id))
         return Contents(records, unreadable)
 
-    def _files(self) -> Iterator[Path]:
+    def files(self) -> Iterator[Path]:
+        """Give the files below the folder that may be records, in order; no folder that is a link is entered."""
         # Hidden files are drafts of a writer that is still at work or was killed.
         return (path for path in sorted(self.folder.rglob("*.json")) if not path.name.startswith("."))
 
 
-def _read_file(path: Path) -> Record | UnreadableFile:
+def read_record(path: Path) -> Record | UnreadableFile:
+    """Return the record that a file holds, or why it holds none."""
     try:
         raw = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return UnreadableFile(path, f"not readable as JSON: {error}")
     if not isinstance(raw, dict) or "schema_version" not in raw:
         return UnreadableFile(path, "not a memfloor record: it has no schema_version")
