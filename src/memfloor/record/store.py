@@ -202,7 +202,11 @@ class Store:
 def read_record(path: Path) -> Record | UnreadableFile:
     """Return the record that a file holds, or why it holds none."""
     try:
-        raw = json.loads(path.read_bytes())
+        content = path.read_bytes()
+        raw = json.loads(content)
+        if b"\\u" in content:
+            # An escape can stand for half a character, which nothing could print.
+            json.dumps(raw, ensure_ascii=False).encode()
     except (OSError, ValueError, RecursionError) as error:
         return UnreadableFile(path, f"not readable as JSON: {error}")
     if not isinstance(raw, dict) or "schema_version" not in raw:

@@ -52,6 +52,6 @@ def _draw_ceilings(axes: Axes, run: Timed) -> None:
         rates = [reading.pass_bytes / seconds / 1e9 for seconds in reading.pass_seconds]
         axes.plot([reading.after_steps + 0.5] * len(rates), rates, ".", color=PUBLISHED_COLOUR, markersize=4)
         axes.plot(reading.after_steps + 0.5, reading.bytes_per_second / 1e9, "_", color=THRESHOLD_COLOUR, markersize=9)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
     axes.set_ylabel("ceiling, GB/s")
     axes.set_xlabel("step of the run")

@@ -91,8 +91,10 @@ class Library:
 
     def _look(self, path: Path) -> tuple[Stamp, Entry | str]:
         try:
-            target = _inside(path, self._store.folder)
-            facts = target.stat()
+            facts = path.lstat()
+            if stat.S_ISLNK(facts.st_mode):
+                # Of all that is found below the folder only a link can lead out of it.
+                facts = _inside(path, self._store.folder).stat()
         except UsageError as error:
             return NO_FILE, str(error)
         except OSError as error:

@@ -176,7 +176,7 @@ def _plain_facts(record: Record) -> dict[str, str]:
     """Return what a record says in one word or number, by the name of its field."""
     plain = {name: value for name, value in record if isinstance(value, str | int | float) and name != "schema_version"}
     facts = {name.replace("_", " "): str(value) for name, value in plain.items()}
-    if isinstance(record, Timed):
+    if isinstance(record, Timed) and record.cell.part != "step":
         share = record.fraction_of_ceiling(floor_bytes(record.cell)["streamed"])
         facts |= {"of ceiling, streamed bytes": format_percent(share)}
     return facts
@@ -200,7 +200,7 @@ def _sections(record: Record) -> list[tuple[str, list[str], list[list[str]]]]:
     ]
     return [
         ("Path really taken", ["fact", "value"], _pairs(path.facts)),
-        ("Operators of a step", ["operator", "calls"], _pairs(path.operators)),
+        ("Operators of a step", ["operator", "calls"], [[name, str(calls)] for name, calls in path.operators.items()]),
         ("Readings of the ceiling", ["after steps", "bandwidth", "passes", "method"], ceilings),
         ("Environment", ["", ""], _pairs(environment_facts(e, path))),
         ("Protocol", ["", ""], _pairs(record.protocol.model_dump())),

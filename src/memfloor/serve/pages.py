@@ -22,6 +22,9 @@ from memfloor.serve.selection import NO_DEVICE, Selection, choices_in
 
 PAGE_RECORDS = 200
 ORDERS = ("folder", "p50", "of ceiling")
+# Columns of a cell that stand before its folder: what tells it from others, its time and its fraction.
+FIRST_COLUMNS = 6
+PLURALS = {"anatomy": "anatomies", "quality": "qualities", "energy": "energy runs"}
 
 
 def _load(name: str) -> str:
@@ -55,10 +58,10 @@ def render(template: str, snapshot: Snapshot, selection: Selection, shown: Mappi
 
 @dataclass(frozen=True, slots=True)
 class FolderRow:
-    """Hold what the list of folders says of one, as text."""
+    """Hold what the list of folders says of one, as text; its dates by line."""
 
     name: str
-    dates: str
+    dates: Sequence[str]
     devices: str
     models: str
     runtimes: str
@@ -89,15 +92,20 @@ def _folder_row(name: str, entries: Sequence[Entry], snapshot: Snapshot) -> Fold
     records = [entry.record for entry in entries]
     cells = [cell for record in records for cell in cells_of(record)]
     dates = sorted({record.taken_at[:10] for record in records})
-    kinds = Counter(record.kind.replace("_", " ") for record in records)
+    kinds = Counter(record.kind for record in records).most_common()
     return FolderRow(
         name=name,
-        dates=dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}",
+        dates=dates[:1] if len(dates) == 1 else [f"{dates[0]} to", dates[-1]],
         devices=_listed(snapshot.devices.get(record.record_id, NO_DEVICE) for record in records),
         models=_listed(cell.spec.name for cell in cells),
         runtimes=_listed(cell.runtime for cell in cells),
-        records=", ".join(f"{count} {kind}" for kind, count in kinds.most_common()),
+        records=", ".join(f"{count} {_named(kind, count)}" for kind, count in kinds),
     )
+
+
+def _named(kind: str, count: int) -> str:
+    words = kind.replace("_", " ")
+    return words if count == 1 else PLURALS.get(kind, f"{words}s")
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -123,6 +131,7 @@ def cells_page(snapshot: Snapshot, selection: Selection, order: str) -> str:
         "rows": _cell_rows(folders, selection, order),
         "invalid": _invalid_rows(folders, selection),
         "others": [table for table in (_attention(folders, selection), _energy(folders, selection)) if table["rows"]],
+        "first": FIRST_COLUMNS,
         "order": order,
         "orders": ORDERS,
     }
