@@ -34,16 +34,17 @@ def serve(
         raise UsageError(f"{folder} is not a folder with records")
     from memfloor.serve.listen import address_of, is_loopback, open_socket
 
-    with open_socket(host, port) as listening:
-        server = _server(folder, listening, allow_host)
-        if not is_loopback(listening):
-            print(f"memfloor: {host} can be reached by others, who can read every record of {folder}", file=sys.stderr)
-        print(f"memfloor: {folder} at {address_of(listening)} (Ctrl-C ends it)", flush=True)
-        try:
+    try:
+        with open_socket(host, port) as listening:
+            server = _server(folder, listening, allow_host)
+            if not is_loopback(listening):
+                words = f"{host} can be reached by others, who can read every record of {folder}"
+                print(f"memfloor: {words}", file=sys.stderr)
+            print(f"memfloor: {folder} at {address_of(listening)} (Ctrl-C ends it)", flush=True)
             server.run(sockets=[listening])
-        except KeyboardInterrupt:
-            # How a server ends is no interruption of runs.
-            return
+    except KeyboardInterrupt:
+        # How a server ends is no interruption of runs.
+        return
 
 
 def _server(folder: Path, listening: "socket.socket", more_hosts: tuple[str, ...]) -> "uvicorn.Server":

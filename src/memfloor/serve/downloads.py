@@ -19,13 +19,17 @@ def zip_of(entries: Iterable[Entry], snapshot: Snapshot) -> Iterator[bytes]:
     Raises:
         UsageError: A file has gone.
     """
-    # Closed, and so deleted, with its last reader.
     whole = SpooledTemporaryFile(max_size=MEMORY_BYTES)  # noqa: SIM115
     with zipfile.ZipFile(whole, "w") as archive:
         for entry in entries:
             archive.writestr(zipfile.ZipInfo(entry.name), snapshot.read_bytes(entry), zipfile.ZIP_DEFLATED)
     whole.seek(0)
-    return iter(partial(whole.read, CHUNK_BYTES), b"")
+    return _chunks(whole)
+
+
+def _chunks(whole: SpooledTemporaryFile[bytes]) -> Iterator[bytes]:
+    with whole:
+        yield from iter(partial(whole.read, CHUNK_BYTES), b"")
 
 
 def lines_of(entries: Iterable[Entry], snapshot: Snapshot) -> Iterator[bytes]:
