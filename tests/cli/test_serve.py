@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from contextlib import contextmanager
+from urllib.request import urlopen
 
 import chromium
 import pytest
@@ -242,7 +243,8 @@ def served(folder, *arguments):
 
 def test_others_are_let_in_only_with_a_warning_and_it_ends_quietly(folder):
     with served(folder, "--host", "0.0.0.0") as (address, server):
-        assert address
+        with urlopen(address) as answer:
+            assert answer.status == 200
         server.send_signal(signal.SIGINT)
         assert server.wait(30) == 0
         assert (

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from memfloor.record import Contents, Record, Run
+from memfloor.record import Contents, Record
 from memfloor.report.attention import Attention, attention_in
 from memfloor.report.energy import Energies, energies_of
 from memfloor.report.summary import CellSummary, InvalidCell, summarise
@@ -77,8 +77,3 @@ class Folder:
         run = summary.runs[0]
         parts = (self.name, summary.cell.key, summary.device.name, run.protocol.model_dump_json())
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:ID_DIGITS]
-
-
-def run_ids(summary: CellSummary) -> list[str]:
-    """Return the identities of the runs of a cell, in order."""
-    return [run.record_id for run in summary.runs if isinstance(run, Run)]
