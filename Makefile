@@ -54,7 +54,7 @@ check: $(STAMP)
 # pip of the base interpreter fills the environment: Debian's Python has no pip to put into it.
 $(STAMP): pyproject.toml constraints.txt native/CMakeLists.txt $(wildcard native/*.cpp native/*.h native/*.inl)
 	$(PYTHON) -m venv --without-pip .venv
-	$(PYTHON) -m pip --python $(BIN)/python install --quiet --constraint constraints.txt --editable '.[torch,dev]'
+	$(PYTHON) -m pip --python $(BIN)/python install --quiet --constraint constraints.txt --editable '.[torch,serve,dev]'
 	touch $@
 
 # llama.cpp is compiled here, which takes some minutes the first time.

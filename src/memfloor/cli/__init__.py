@@ -22,6 +22,7 @@ from memfloor.cli.predict import predict
 from memfloor.cli.probe import probe
 from memfloor.cli.records import query, runs
 from memfloor.cli.report import figure, report
+from memfloor.cli.serve import serve
 from memfloor.cli.sweep import sweep
 from memfloor.errors import UsageError
 
@@ -37,7 +38,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 MEASURING = (floor, probe, measure, study, anatomy, ab, aa, energy, deadline, sweep)
-READING = (runs, query, report, figure, diff, cost, predict, paper, doctor)
+READING = (runs, query, report, figure, serve, diff, cost, predict, paper, doctor)
 for command in (*MEASURING, *READING):
     app.command(command)
 

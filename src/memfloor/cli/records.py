@@ -10,25 +10,8 @@ from cyclopts import Parameter
 
 from memfloor.cli.output import print_json, print_table, print_wide_table
 from memfloor.errors import UsageError
-from memfloor.record import (
-    Anatomy,
-    ArmObservation,
-    Cell,
-    Comparison,
-    Contents,
-    ControlLoop,
-    EnergyRun,
-    Failure,
-    Quality,
-    Record,
-    Run,
-    Skip,
-    Store,
-    UnreadableFile,
-)
-from memfloor.report.energy import energy_text
-from memfloor.report.tables import runtime_label, workload_text
-from memfloor.units import format_bandwidth, format_seconds
+from memfloor.record import Cell, Contents, Failure, Run, Skip, Store, UnreadableFile
+from memfloor.report.listing import LISTING_COLUMNS, cells_of, listing_row
 
 if TYPE_CHECKING:
     from memfloor.report.sql import Tables
@@ -45,7 +28,6 @@ Kind = Literal[
     "energy",
     "control_loop",
 ]
-RUNS_COLUMNS = ("taken at (UTC)", "kind", "model", "runtime", "context", "block", "p50", "ceiling", "device or reason")
 # Characters that all columns take, and what fits a narrow terminal, by place.
 WIDE_TABLE = 150
 NARROW = (0, 1, 2, 3, 4, 6)
@@ -74,12 +56,14 @@ def runs(
     records = [
         record
         for record in read_contents(folder).every
-        if kind in (None, record.kind) and any(_is_wanted(cell, model, runtime, context) for cell in _cells(record))
+        if kind in (None, record.kind) and any(_is_wanted(cell, model, runtime, context) for cell in cells_of(record))
     ]
     if json:
         print_json([record.model_dump(mode="json") for record in records])
         return
-    print_wide_table(f"{len(records)} records in {folder}", RUNS_COLUMNS, map(_row, records), WIDE_TABLE, NARROW)
+    print_wide_table(
+        f"{len(records)} records in {folder}", LISTING_COLUMNS, map(listing_row, records), WIDE_TABLE, NARROW
+    )
 
 
 def query(folder: Path, sql: str, /, *, json: Annotated[bool, Parameter(negative=())] = False) -> None:
@@ -148,59 +132,12 @@ def _name_unreadable(files: Sequence[UnreadableFile]) -> None:
         print(f"memfloor: skipped {file.path}: {file.reason}", file=sys.stderr)
 
 
-def _cells(record: Record) -> list[Cell]:
-    return [record.candidate, record.baseline] if isinstance(record, Comparison) else [record.cell]
-
-
 def _is_wanted(cell: Cell, model: str | None, runtime: str | None, context: int | None) -> bool:
     return (
         model in (None, cell.spec.name)
         and runtime in (None, cell.runtime)
         and context in (None, cell.workload.context_len)
     )
-
-
-def _row(record: Record) -> list[str]:
-    cell = _cells(record)[0]
-    return [
-        record.taken_at[:19].replace("T", " "),
-        record.kind,
-        cell.spec.name,
-        " over ".join(map(runtime_label, _cells(record))),
-        workload_text(cell),
-        *_facts(record),
-    ]
-
-
-def _facts(record: Record) -> list[str]:
-    """Return block, median step, ceiling, and the device or what else there is to say."""
-    block = "-" if isinstance(record, Comparison | ArmObservation | Quality) else str(record.block)
-    if isinstance(record, Run | Anatomy):
-        ceiling = format_bandwidth(record.ceiling_bytes_per_second)
-        return [block, format_seconds(record.p50_seconds), ceiling, record.environment.device.name]
-    return [block, "-", "-", _words(record)]
-
-
-def _words(
-    record: Failure | Skip | Comparison | ArmObservation | Quality | EnergyRun | ControlLoop,
-) -> str:
-    match record:
-        case Failure():
-            return f"{record.cause}: {record.last_words}"
-        case Skip():
-            return record.reason
-        case Comparison():
-            return f"{record.question}, {record.planned_runs} blocks planned"
-        case ArmObservation():
-            traced = f"{len(record.trace.step_seconds)} steps traced" if record.trace else f"{record.trace_problem}"
-            return f"the {record.arm}: {traced}"
-        case EnergyRun():
-            return energy_text(record)
-        case Quality():
-            return f"{record.path}: {record.problem or f'{record.tokens} tokens'}"
-        case ControlLoop():
-            cycles = f"{len(record.cycles.ticks)} cycles of {format_seconds(record.period_seconds)}"
-            return f"{cycles}, {record.environment.device.name}"
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,5 @@
 """`memfloor report` and `memfloor figure`: from records to something to read."""
 
-import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,18 +27,9 @@ def report(folder: Path, /, *, out: Annotated[Path, Parameter(name=["--out", "-o
         folder: Folder with records.
         out: The file to write.
     """
-    from memfloor.report.afterwards import compared_in
-    from memfloor.report.attention import attention_in
-    from memfloor.report.energy import energies_of
-    from memfloor.report.page import render, write_page
-    from memfloor.report.weight_ladder import ladders_in
+    from memfloor.report.page import render_contents, write_page
 
-    found = Store(folder).contents()
-    # What was read stays until the end, and has no cycles to look for.
-    gc.freeze()
-    energies = energies_of(found.energy_runs)
-    shown = compared_in(found), ladders_in(found), attention_in(found), energies, found.control_loops
-    write_page(render(found.runs, found.unreadable, folder, found.anatomies, *shown), out)
+    write_page(render_contents(Store(folder).contents(), folder), out)
     print_text(f"report: {out.resolve()}")
 
 

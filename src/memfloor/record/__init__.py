@@ -31,7 +31,7 @@ from memfloor.record.schema import (
     Timed,
     parse_runtime,
 )
-from memfloor.record.store import Store
+from memfloor.record.store import Store, read_file
 
 __all__ = [
     "CPU_CEILING_PASSES",
@@ -77,6 +77,7 @@ __all__ = [
     "UnreadableFile",
     "paired_ceiling",
     "parse_runtime",
+    "read_file",
     "read_record",
     "record_text",
 ]

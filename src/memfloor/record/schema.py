@@ -260,6 +260,12 @@ class Timed(OfCell):
     environment: Environment
     path: ObservedPath
 
+    @model_validator(mode="after")
+    def _has_a_timed_part(self) -> Self:
+        if next(self.parts(), None) is None:
+            raise ValueError("no timed step lies between two readings of the ceiling")
+        return self
+
     @property
     def step_seconds(self) -> tuple[float, ...]:
         """Return the timed steps, by the device's clock where there is one."""

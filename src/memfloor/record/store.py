@@ -147,8 +147,8 @@ class Store:
         records: list[Record] = []
         unreadable: list[UnreadableFile] = []
         with _no_collection():
-            for path in self._files():
-                result = _read_file(path)
+            for path in self.files():
+                result = read_file(path)
                 if isinstance(result, UnreadableFile):
                     unreadable.append(result)
                 else:
@@ -156,7 +156,8 @@ class Store:
         records.sort(key=lambda record: (record.taken_at, record.record_id))
         return Contents(records, unreadable)
 
-    def _files(self) -> Iterator[Path]:
+    def files(self) -> Iterator[Path]:
+        """Give the files below the folder that may be records, in order; no folder that is a link is entered."""
         # Hidden files are drafts of a writer that is still at work or was killed.
         return (path for path in sorted(self.folder.rglob("*.json")) if not path.name.startswith("."))
 
@@ -176,7 +177,8 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _read_file(path: Path) -> Record | UnreadableFile:
+def read_file(path: Path) -> Record | UnreadableFile:
+    """Return the record that a file holds, or why it holds none."""
     try:
         return read_record(path.read_bytes(), path)
     except OSError as error:

@@ -119,17 +119,20 @@ def differences(
     """
     ours, theirs = _by_cell(before), _by_cell(after)
     return Differences(
-        cells=tuple(_difference(ours[key], theirs[key], margin) for key in ours if key in theirs),
+        cells=tuple(difference(ours[key], theirs[key], margin) for key in ours if key in theirs),
         only_before=tuple(_name(item) for key, item in ours.items() if key not in theirs),
         only_after=tuple(_name(item) for key, item in theirs.items() if key not in ours),
     )
 
 
-def _by_cell(records: Sequence[Run | Failure | Skip]) -> dict[tuple[str, str, Protocol], CellSummary]:
-    return {(item.cell.key, item.device.name, _runs(item)[0].protocol): item for item in summarise(records)[0]}
+def difference(before: CellSummary, after: CellSummary, margin: float) -> Difference:
+    """Return what lies between two cells, whose runs share no blocks.
 
-
-def _difference(before: CellSummary, after: CellSummary, margin: float) -> Difference:
+    Args:
+        before: The cell whose time is the numerator of the ratio.
+        after: The other one.
+        margin: Share by which their times may differ and count as equivalent.
+    """
     ours, theirs = _runs(before), _runs(after)
     ratio = unpaired_ratio([run.p50_seconds for run in ours], [run.p50_seconds for run in theirs])
     equal = at_equal_bandwidth_unpaired(ours, theirs)
@@ -141,6 +144,10 @@ def _difference(before: CellSummary, after: CellSummary, margin: float) -> Diffe
         verdict=judge(ratio, equal, margin),
         environment=tuple(environment_differences([*ours, *theirs], EXPECTED)),
     )
+
+
+def _by_cell(records: Sequence[Run | Failure | Skip]) -> dict[tuple[str, str, Protocol], CellSummary]:
+    return {(item.cell.key, item.device.name, _runs(item)[0].protocol): item for item in summarise(records)[0]}
 
 
 def _runs(summary: CellSummary) -> list[Run]:

@@ -12,6 +12,7 @@ import memfloor
 from memfloor.errors import UsageError
 from memfloor.record import (
     Anatomy,
+    Contents,
     ControlLoop,
     Environment,
     Failure,
@@ -22,8 +23,9 @@ from memfloor.record import (
     Timed,
     UnreadableFile,
 )
+from memfloor.report.afterwards import compared_in
 from memfloor.report.anatomy_section import anatomy_section
-from memfloor.report.attention import Attention
+from memfloor.report.attention import Attention, attention_in
 from memfloor.report.attention_section import attention_section
 from memfloor.report.compared import Compared
 from memfloor.report.comparison_section import comparison_section
@@ -31,7 +33,7 @@ from memfloor.report.control import summarise_loops
 from memfloor.report.control_section import control_section
 from memfloor.report.cost import catalogue_costs
 from memfloor.report.cost_section import cost_section
-from memfloor.report.energy import Energies
+from memfloor.report.energy import Energies, energies_of
 from memfloor.report.energy_section import energy_section
 from memfloor.report.figures import FIGURES, figure_svg
 from memfloor.report.interactive import scripts, table_script
@@ -48,7 +50,7 @@ from memfloor.report.sentences import cautions, headline
 from memfloor.report.shown import LONG_TABLE, drawn_cells, left_out
 from memfloor.report.summary import CellSummary, InvalidCell, summarise
 from memfloor.report.tables import CELL_COLUMNS, cell_row, invalid_row
-from memfloor.report.weight_ladder import WeightLadder
+from memfloor.report.weight_ladder import WeightLadder, ladders_in
 from memfloor.report.weight_section import weight_section
 
 CAPTIONS = {
@@ -101,6 +103,7 @@ def render(
         version=memfloor.__version__,
         made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         folder=str(folder),
+        style=page_style(),
         headline=headline(summaries)
         if summaries
         else _without_times(invalid, anatomies, compared, attention, energies, loops),
@@ -134,6 +137,26 @@ def render(
         long_table=LONG_TABLE,
         scripts=[*(table_script() if longest > LONG_TABLE else []), *(scripts() if has_charts else [])],
     )
+
+
+def render_contents(found: Contents, folder: Path) -> str:
+    """Return the page for all that lies in one folder.
+
+    Args:
+        found: What was read there.
+        folder: The folder.
+
+    Raises:
+        UsageError: There is nothing to report.
+    """
+    energies = energies_of(found.energy_runs)
+    shown = compared_in(found), ladders_in(found), attention_in(found), energies, found.control_loops
+    return render(found.runs, found.unreadable, folder, found.anatomies, *shown)
+
+
+def page_style() -> str:
+    """Return the style sheet of the page, which stands in it."""
+    return (files("memfloor") / "report" / "page.css").read_text(encoding="utf-8")
 
 
 def _without_times(
@@ -205,16 +228,17 @@ def _environments(timed: Sequence[Timed], other: Sequence[MeasuredEnergy | Contr
     """Return each different environment once, in words; one without a ceiling only where no other has it too."""
     found: dict[str, dict[str, str]] = {}
     for run in timed:
-        facts = _facts(run.environment, run.path) | {"ceiling": run.ceilings[0].method}
+        facts = environment_facts(run.environment, run.path) | {"ceiling": run.ceilings[0].method}
         found.setdefault(str(facts), facts)
     for taken in other:
-        facts = _facts(taken.environment, taken.path)
+        facts = environment_facts(taken.environment, taken.path)
         if not any(facts.items() <= known.items() for known in found.values()):
             found[str(facts)] = facts
     return list(found.values())
 
 
-def _facts(e: Environment, path: ObservedPath) -> dict[str, str]:
+def environment_facts(e: Environment, path: ObservedPath) -> dict[str, str]:
+    """Return where a run was taken, in words, and the attention that it really took."""
     return {
         "device": e.device.name,
         "driver": e.device.driver_version or "-",
