@@ -1,6 +1,10 @@
 import json
+import shutil
+from pathlib import Path
 
 import pytest
+
+RESULTS = Path(__file__).parents[2] / "results"
 
 
 def test_a_prediction_stands_beside_its_errors(memfloor):
@@ -19,6 +23,18 @@ def test_a_prediction_stands_beside_its_errors(memfloor):
     assert fewer["seconds"] < whole["seconds"]
 
 
+def test_graphs_are_set_beside_the_step_without_them(memfloor, tmp_path):
+    # Committed records of two GPUs; eager steps are the published ones.
+    for folder in ("h100/2026-11-27-headline", "h200/2026-11-23-grid"):
+        for path in (RESULTS / folder).glob("qwen2.5-7b*hf-static-launch=graph*_run00[01]_*.json"):
+            shutil.copy(path, tmp_path)
+    asked = "predict", "qwen2.5-7b", "--device", "a100-80", "--records", tmp_path, "--graphs"
+    answer = json.loads(memfloor(*asked, "--json").out)
+    assert answer["seconds"] < answer["without_graphs"]["seconds"]
+    times = answer["without_graphs"]["seconds"] / answer["seconds"]
+    assert f"One graph a step would be {times:.3g} times as fast." in memfloor(*asked).out.replace("\n", " ")
+
+
 def test_what_cannot_be_told_ends_with_status_3(memfloor):
     done = memfloor("predict", "qwen2.5-7b", "--device", "jetson-orin-nano")
     assert done.status == 3
@@ -33,6 +49,10 @@ def test_what_cannot_be_told_ends_with_status_3(memfloor):
         (("qwen2.5-7b", "--device", "h200", "--bandwidth", 0), "bandwidth must be above 0"),
         (("qwen2.5-7b", "--device", "h200", "--context", 10**7), "beyond qwen2.5-7b"),
         (("qwen", "--device", "h200"), "qwen"),
+        (
+            ("qwen2.5-7b", "--device", "h200", "--runtime", "engine", "--graphs"),
+            "unknown runtime without graphs 'engine'",
+        ),
         (("qwen2.5-7b", "--device", "h200", "--records", "/no/such"), "not a folder"),
     ],
 )

@@ -15,6 +15,7 @@ from memfloor.report.prediction import (
     point,
     predict,
 )
+from memfloor.report.prediction_section import prediction_section, predictions_of
 from memfloor.report.summary import summarise
 from memfloor.spec import Workload, load_model
 
@@ -91,3 +92,25 @@ def test_records_of_the_runtime_count_and_replace_published_steps_of_their_devic
     # The study has two cells of an L4.
     assert len(found) == 2 + 13 - 2
     assert [item.origin for item in observations("engine", summarise(runs)[0])] == ["measured"] * 2
+
+
+def test_the_page_shows_what_is_left_out_and_where_it_cannot_tell(make_run, make_cell):
+    devices = {"NVIDIA H200": 4.8e12, "NVIDIA L4": 3e11}
+    runs = []
+    for context in (2048, 8192):
+        cell = make_cell(context).model_copy(update={"spec": load_model("qwen2.5-7b"), "runtime": "engine"})
+        for name, peak in devices.items():
+            at = point(cell.spec, cell.workload, name, peak)
+            runs.append(make_run((TRUE.seconds(at),) * 3, cell=cell, device_name=name))
+    page = prediction_section(summarise(runs)[0])
+    for words in ("<h3>engine</h3>", "4 cells", "h200, qwen2.5-7b 2048", "a100-80", "cannot tell"):
+        assert words in page
+    # Within twice of what was seen on an H200 and an L4 lies an H100, and not a Jetson.
+    (found,) = predictions_of(summarise(runs)[0])
+    expected = {item.at.device: item.seconds for item in found.elsewhere}
+    peak = find_device("h100-sxm5").peak_bytes_per_second
+    assert expected["h100-sxm5"] == pytest.approx(
+        TRUE.seconds(point(found.cell.spec, found.cell.workload, "h100-sxm5", peak)), rel=0.05
+    )
+    assert not {"h200", "l4"} & expected.keys()
+    assert prediction_section(summarise(runs[:1])[0]) == ""

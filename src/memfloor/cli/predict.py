@@ -11,13 +11,19 @@ from memfloor.cli.records import read_store
 from memfloor.errors import UsageError
 from memfloor.hardware import find_device
 from memfloor.spec import Workload, load_model
-from memfloor.units import GIGA, format_percent, format_seconds
+from memfloor.units import GIGA, format_seconds
 
 if TYPE_CHECKING:
     from memfloor.report.prediction import Prediction
     from memfloor.report.summary import CellSummary
 
 EXIT_CANNOT_TELL = 3
+# The same kernels, or nearly, in one graph a step.
+WITH_GRAPHS = {
+    "hf-eager": "hf-static,launch=graph",
+    "hf-static": "hf-static,launch=graph",
+    "engine,launch=eager": "engine",
+}
 
 
 def predict(
@@ -31,6 +37,7 @@ def predict(
     head: str | None = None,
     kv: str = "bf16",
     bandwidth: float | None = None,
+    graphs: Annotated[bool, Parameter(negative=())] = False,
     records: Path | None = None,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
@@ -49,6 +56,7 @@ def predict(
         head: Format of the output head.
         kv: Format of the KV cache.
         bandwidth: Peak bandwidth in GB/s in place of the device's, to ask what more would bring.
+        graphs: Predict the runtime's step replayed as one CUDA Graph, and say how many times as fast that is.
         records: Folder with records.
         json: Print one JSON object instead.
     """
@@ -60,13 +68,29 @@ def predict(
     found = find_device(device)
     at = prediction.point(spec, workload, found.name, bandwidth * GIGA if bandwidth else found.peak_bytes_per_second)
     summaries = _summaries(records) if records else []
-    result = prediction.predict(prediction.observations(runtime, summaries), at, runtime)
+    names = [runtime, _with_graphs(runtime)] if graphs else [runtime]
+    results = [prediction.predict(prediction.observations(name, summaries), at, name) for name in names]
     if json:
-        print_json(result.to_json())
+        print_json(results[-1].to_json() | ({"without_graphs": results[0].to_json()} if graphs else {}))
     else:
-        _show(result, runtime)
-    if result.refusal:
+        for name, result in zip(names, results, strict=True):
+            _show(result, name)
+        if graphs:
+            print_text(_gain(*results))
+    if any(result.refusal for result in results):
         sys.exit(EXIT_CANNOT_TELL)
+
+
+def _with_graphs(runtime: str) -> str:
+    if runtime not in WITH_GRAPHS:
+        raise UsageError.unknown("runtime without graphs", runtime, WITH_GRAPHS)
+    return WITH_GRAPHS[runtime]
+
+
+def _gain(without: "Prediction", with_graphs: "Prediction") -> str:
+    if without.seconds is None or with_graphs.seconds is None:
+        return "What graphs would bring cannot be told."
+    return f"One graph a step would be {without.seconds / with_graphs.seconds:.3g} times as fast."
 
 
 def _summaries(folder: Path) -> "list[CellSummary]":
@@ -76,24 +100,10 @@ def _summaries(folder: Path) -> "list[CellSummary]":
 
 
 def _show(result: "Prediction", runtime: str) -> None:
-    rows = [
-        [
-            f"{item.observation.device}, {item.observation.model} {item.observation.context_len}",
-            item.observation.origin,
-            format_seconds(item.observation.step_seconds),
-            format_seconds(item.expected_seconds),
-            f"{100 * item.error:+.1f} %",
-        ]
-        for item in result.left_out
-    ]
-    columns = ("cell", "step by", "step", "expected without its device", "error")
-    print_table(f"{runtime}: each device expected from the others", columns, rows)
-    fit = result.fit
-    print_text(
-        f"Median error on a device left out: {format_percent(result.median_error)}. The model: "
-        f"{format_seconds(fit.layer_seconds)} a layer, matrices at {format_percent(fit.bandwidth_share)} of the "
-        f"bandwidth, keys and values {fit.kv_times:.3g} times as long as at all of it."
-    )
+    from memfloor.report.prediction_section import LEFT_OUT_COLUMNS, left_out_rows, model_sentence
+
+    print_table(f"{runtime}: each device expected from the others", LEFT_OUT_COLUMNS, left_out_rows(result))
+    print_text(model_sentence(result))
     print_text(_answer(result))
 
 

@@ -37,6 +37,7 @@ from memfloor.report.energy import Energies, energies_of
 from memfloor.report.energy_section import energy_section
 from memfloor.report.figures import FIGURES, figure_svg
 from memfloor.report.interactive import scripts, table_script
+from memfloor.report.prediction_section import prediction_section
 from memfloor.report.repeat import (
     anatomy_commands,
     attention_commands,
@@ -119,6 +120,7 @@ def render(
             energy_section(energies),
             control_section(loops),
             cost_section(catalogue_costs(summaries, energies.summaries)),
+            prediction_section(summaries),
         ],
         environments=_environments(
             [*(run for item in every for run in item.runs), *anatomies],

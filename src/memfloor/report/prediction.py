@@ -178,28 +178,35 @@ def observations(runtime: str, summaries: Sequence[CellSummary]) -> list[Observa
     return measured + [item for item in _published(runtime) if item.device not in devices]
 
 
+def seen_enough(seen: Sequence[Observation]) -> bool:
+    """Tell whether a model can be fitted to what was seen, and its error on other devices be known."""
+    return len({item.device for item in seen}) >= FEWEST_DEVICES and len(seen) >= FEWEST_CELLS
+
+
 def predict(seen: Sequence[Observation], at: Observation, runtime: str) -> Prediction:
-    """Return the step that a model fitted to what was seen of a runtime expects.
+    """Return the step that a model fitted to what was seen of a runtime expects; see `predict_each`."""
+    return predict_each(seen, [at], runtime)[0]
+
+
+def predict_each(seen: Sequence[Observation], places: Sequence[Observation], runtime: str) -> list[Prediction]:
+    """Return the step that one model fitted to what was seen of a runtime expects at each of several places.
 
     Raises:
         UsageError: Too few devices or steps were seen to fit a model and to know its error.
     """
-    devices = {item.device for item in seen}
-    if len(devices) < FEWEST_DEVICES or len(seen) < FEWEST_CELLS:
+    if not seen_enough(seen):
+        devices = {item.device for item in seen}
         raise UsageError(
             f"cannot tell: {runtime} has steps of {len(seen)} cells on {len(devices)} devices "
             f"({', '.join(sorted(devices)) or 'none'}); {FEWEST_CELLS} on {FEWEST_DEVICES} are needed. "
             "Name a folder with records of more with --records"
         )
-    fit = fit_model(seen)
-    refusal = _beyond(seen, at)
-    return Prediction(
-        seconds=None if refusal else fit.seconds(at),
-        refusal=refusal,
-        fit=fit,
-        left_out=tuple(leave_devices_out(seen)),
-        at=at,
-    )
+    fit, left_out = fit_model(seen), tuple(leave_devices_out(seen))
+    refusals = [_beyond(seen, at) for at in places]
+    return [
+        Prediction(None if refusal else fit.seconds(at), refusal, fit, left_out, at)
+        for at, refusal in zip(places, refusals, strict=True)
+    ]
 
 
 def leave_devices_out(seen: Sequence[Observation]) -> list[LeftOut]:
