@@ -64,7 +64,8 @@ def predictions_of(summaries: Sequence[CellSummary]) -> list[Predicted]:
     """Return the runtimes that were seen on most devices, and what is expected of them elsewhere."""
     labels = dict.fromkeys(runtime_label(item.cell) for item in summaries if item.cell.workload.batch == 1)
     seen = {label: observations(label, summaries) for label in labels}
-    enough = [label for label in labels if seen_enough(seen[label])]
+    # The study's steps serve a model, and are no reason for one.
+    enough = [label for label in labels if seen_enough([at for at in seen[label] if at.origin == "measured"])]
     widest = sorted(enough, key=lambda label: -len({item.device for item in seen[label]}))[:MOST_RUNTIMES]
     return [_predicted(label, seen[label], summaries) for label in widest]
 
