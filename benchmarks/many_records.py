@@ -17,6 +17,7 @@ from memfloor.record.store import file_stem
 RESULTS = Path(__file__).parent.parent / "results"
 LONGER = 0.01
 NEXT_CONTEXT = 64
+LONGEST_CONTEXT = 16384
 
 
 def main() -> None:
@@ -33,7 +34,9 @@ def main() -> None:
 
 
 def _copies() -> Iterator[Run]:
-    real = [record for record in Store(RESULTS).contents().runs if isinstance(record, Run)]
+    found = [record for record in Store(RESULTS).contents().runs if isinstance(record, Run)]
+    # Longer contexts must stay within their models.
+    real = [run for run in found if run.cell.workload.context_len <= LONGEST_CONTEXT]
     for copy in count():
         sessions = {run.session_id: uuid.uuid4().hex for run in real}
         yield from (_copy(run, copy, sessions[run.session_id]) for run in real)
