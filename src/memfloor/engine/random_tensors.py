@@ -1,6 +1,7 @@
 """Random weights at a model's true shape, made in about the time it takes to copy them."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from memfloor.engine.tensors import Bits, expected_tensors, to_bf16
 from memfloor.spec import ModelSpec
@@ -9,6 +10,18 @@ from memfloor.spec import ModelSpec
 BLOCK_NUMBERS = 4_194_319
 # Each tensor starts at another place of the block.
 STRIDE = 999_983
+
+
+def random_prompt(vocab_size: int, length: int, seed: int, batch: int = 1) -> NDArray[np.int64]:
+    """Return the prompt of every runtime, [B, length], so that their tokens can be compared.
+
+    Args:
+        vocab_size: Tokens are below it.
+        length: Of the prompt.
+        seed: Of its tokens.
+        batch: Sequences, each with tokens of its own.
+    """
+    return np.random.default_rng(seed).integers(vocab_size, size=(batch, length))
 
 
 class RandomTensors:

@@ -42,9 +42,7 @@ class Engine:
     def __init__(self, request: DecodeRequest) -> None:
         """Keep the request; allocate nothing yet."""
         self._request = request
-        # The prompt of every runtime, so that their tokens can be compared.
-        numbers = np.random.default_rng(request.seed)
-        self._prompt: list[int] = numbers.integers(request.cell.spec.vocab_size, size=request.start_len).tolist()
+        self._prompt: list[int] = request.prompt()[0].tolist()
         self._decoder: Decoder | None = None
 
     @classmethod
@@ -96,8 +94,7 @@ class Engine:
 
     def rewind(self) -> None:
         """Feed the first token again, at the slot behind the prompt; what later steps wrote is written over."""
-        request = self._request
-        self._prepared().start(request.seed % request.cell.spec.vocab_size, request.start_len)
+        self._prepared().start(self._request.first_token, self._request.start_len)
 
     def step(self) -> None:
         """Take the steps of one call; on a GPU this returns before the device has finished."""

@@ -107,8 +107,7 @@ class HfEager:
         import torch
 
         cell = self.request.cell
-        first = self.request.seed % cell.spec.vocab_size
-        return torch.full((cell.workload.batch, 1), first, dtype=torch.long, device=cell.device)
+        return torch.full((cell.workload.batch, 1), self.request.first_token, dtype=torch.long, device=cell.device)
 
     def rewind(self) -> None:
         """Cut what steps have appended off the cache, and feed the first token again."""
@@ -248,11 +247,7 @@ class HfEager:
     def _prefill(self) -> None:
         import torch
 
-        cell = self.request.cell
-        shape = (cell.workload.batch, self.request.start_len)
-        # The prompt of every runtime, so that their tokens can be compared.
-        numbers = np.random.default_rng(self.request.seed).integers(cell.spec.vocab_size, size=shape)
-        prompt = torch.from_numpy(numbers).to(cell.device)
+        prompt = torch.from_numpy(self.request.prompt()).to(self.request.cell.device)
         with torch.no_grad():
             for chunk in prompt.split(PREFILL_CHUNK_TOKENS, dim=1):
                 self.model(input_ids=chunk, past_key_values=self.cache, use_cache=True, logits_to_keep=1)

@@ -101,7 +101,7 @@ class LlamaCpp(OneCallRuntime):
         """Forget every token, take the prompt in chunks, and feed the first token again."""
         context = self._prepared()
         context.clear()
-        context.prefill(self._prompt())
+        context.prefill(self.request.prompt()[0].tolist())
         self._start()
 
     def last_logits(self) -> NDArray[np.float32]:
@@ -150,18 +150,12 @@ class LlamaCpp(OneCallRuntime):
         layout = StateLayout(cell.spec.num_hidden_layers, vector, KV_TYPES[cell.workload.kv], not self._flash())
         if not cell.prefill and fill_cache(context, layout, tokens, seed):
             return "random keys and values, written as a state"
-        context.prefill(self._prompt())
+        context.prefill(self.request.prompt()[0].tolist())
         asked = "" if cell.prefill else "; this llama.cpp stores its state in another layout"
         return f"prefill of random tokens{asked}"
 
-    def _prompt(self) -> list[int]:
-        # The prompt of every runtime, so that their tokens can be compared.
-        numbers = np.random.default_rng(self.request.seed)
-        prompt: list[int] = numbers.integers(self.request.cell.spec.vocab_size, size=self.request.start_len).tolist()
-        return prompt
-
     def _start(self) -> None:
-        self.token, self.position = self.request.seed % self.request.cell.spec.vocab_size, self.request.start_len
+        self.token, self.position = self.request.first_token, self.request.start_len
 
     def _prepared(self) -> "LlamaContext":
         if self._context is None:

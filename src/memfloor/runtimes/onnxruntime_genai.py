@@ -114,15 +114,11 @@ class OnnxRuntimeGenai(OneCallRuntime):
         return ObservedPath(operators=operators, facts=_facts(operators, cell, self.request.start_len))
 
     def _append_prompt(self) -> None:
-        if not self.request.start_len:
-            return
-        # The prompt of every runtime, so that their tokens can be compared.
-        numbers = np.random.default_rng(self.request.seed)
-        prompt = numbers.integers(self.request.cell.spec.vocab_size, size=self.request.start_len)
-        self._prepared().append_tokens(prompt.astype(np.int32))
+        if self.request.start_len:
+            self._prepared().append_tokens(self.request.prompt()[0].astype(np.int32))
 
     def _start(self) -> None:
-        self.token = self.request.seed % self.request.cell.spec.vocab_size
+        self.token = self.request.first_token
 
     def _prepared(self) -> Any:
         if self._generator is None:

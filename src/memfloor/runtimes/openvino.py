@@ -99,8 +99,7 @@ class OpenVino(OneCallRuntime):
         self._start()
 
     def _start(self) -> None:
-        self.token = self.request.seed % self.request.cell.spec.vocab_size
-        self.position = self.request.start_len
+        self.token, self.position = self.request.first_token, self.request.start_len
 
     @classmethod
     def passes_over_prompts(cls, cell: Cell) -> bool:
@@ -147,11 +146,10 @@ class OpenVino(OneCallRuntime):
             self._write_states()
 
     def _prefill(self) -> None:
-        cell, self.position = self.request.cell, 0
-        # The prompt of every runtime, so that their tokens can be compared.
-        numbers = np.random.default_rng(self.request.seed).integers(cell.spec.vocab_size, size=self.request.start_len)
-        for start in range(0, len(numbers), PREFILL_CHUNK_TOKENS):
-            self._feed(numbers[None, start : start + PREFILL_CHUNK_TOKENS])
+        self.position = 0
+        prompt = self.request.prompt()
+        for start in range(0, self.request.start_len, PREFILL_CHUNK_TOKENS):
+            self._feed(prompt[:, start : start + PREFILL_CHUNK_TOKENS])
 
     def _write_states(self) -> None:
         import openvino

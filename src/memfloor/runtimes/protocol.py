@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memfloor.engine.plan import Plan
+from memfloor.engine.random_tensors import random_prompt
 from memfloor.record import Cell, ObservedPath, Outputs
 
 
@@ -32,6 +33,15 @@ class DecodeRequest:
     max_steps: int
     seed: int = 0
     report: Callable[[str], None] = _silent
+
+    @property
+    def first_token(self) -> int:
+        """Return the token that the first step feeds to each sequence."""
+        return self.seed % self.cell.spec.vocab_size
+
+    def prompt(self) -> NDArray[np.int64]:
+        """Return the prompt that a real prefill takes, [B, start_len]."""
+        return random_prompt(self.cell.spec.vocab_size, self.start_len, self.seed, self.cell.workload.batch)
 
 
 @dataclass(frozen=True, slots=True)

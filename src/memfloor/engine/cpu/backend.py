@@ -9,7 +9,7 @@ from memfloor.engine.checkpoint import Checkpoint
 from memfloor.engine.cpu.model import CpuModel
 from memfloor.engine.cpu.native import allowed_cpus, native, unavailable_reason
 from memfloor.engine.cpu.weights import Packer
-from memfloor.engine.random_tensors import RandomTensors
+from memfloor.engine.random_tensors import RandomTensors, random_prompt
 from memfloor.engine.rope import rope_reason
 from memfloor.engine.tensors import TensorSource
 from memfloor.record import Cell
@@ -75,11 +75,10 @@ def build(cell: Cell, start_len: int, max_len: int, seed: int, report: Callable[
     cache = native().KVCache(cell.workload.kv, spec.num_hidden_layers, spec.num_key_value_heads, max_len, spec.head_dim)
     model = CpuModel(spec, weights, cache, max_len, cell.options.get("isa", native().usable_isas()[0]), pool)
     report("filling the KV cache")
-    numbers = np.random.default_rng(seed)
     if cell.prefill:
-        model.prefill(numbers.integers(spec.vocab_size, size=start_len).tolist())
+        model.prefill(random_prompt(spec.vocab_size, start_len, seed)[0].tolist())
     else:
-        cache.fill(start_len, numbers.standard_normal(FILL_NUMBERS, dtype=np.float32))
+        cache.fill(start_len, np.random.default_rng(seed).standard_normal(FILL_NUMBERS, dtype=np.float32))
     return model
 
 

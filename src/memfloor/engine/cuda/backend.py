@@ -5,9 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from memfloor.engine.cuda.launch_shapes import refuse_model
+from memfloor.engine.random_tensors import random_prompt
 from memfloor.engine.rope import rope_reason
 from memfloor.errors import UsageError
 from memfloor.record import Cell
@@ -97,8 +96,7 @@ def build(cell: Cell, start_len: int, max_len: int, seed: int, report: Callable[
     model = DecodeModel(cell.spec, weights, max_len, shapes, pdl, cell.workload.kv)
     report("filling the KV cache")
     if cell.prefill:
-        # The prompt of every runtime, so that their tokens can be compared.
-        model.prefill(np.random.default_rng(seed).integers(cell.spec.vocab_size, size=start_len).tolist())
+        model.prefill(random_prompt(cell.spec.vocab_size, start_len, seed)[0].tolist())
     else:
         fill_cache(model.cache, start_len, seed)
     return model
