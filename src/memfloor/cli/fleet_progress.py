@@ -1,16 +1,10 @@
 """Live progress of all workers of a sweep, drawn by the driver alone, on standard error."""
 
-import sys
 import time
 from collections.abc import Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
-
-from memfloor.cli.progress import describe, outcome
+from memfloor.cli.progress import Screen, describe, outcome
 from memfloor.record import Cell, Failure, Run, Skip
 from memfloor.units import format_seconds
 
@@ -18,31 +12,19 @@ if TYPE_CHECKING:
     from memfloor.sweep.place import Hello
 
 
-class FleetProgress:
+class FleetProgress(Screen):
     """Show a line for each worker; plain lines about what has ended where there is no terminal."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
-        # Drawn when something has happened and not by a clock of its own: the driver may be one of the machines.
-        shown = sys.stderr.isatty()
-        self._live = Live(Text(""), console=self._console, transient=True, auto_refresh=False) if shown else None
+        super().__init__()
         self._lines: dict[str, str] = {}
         self._headings: dict[str, str] = {}
         self._begin = time.monotonic()
 
-    def __enter__(self) -> Self:
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if self._live:
-            self._live.stop()
-
     def worker_ready(self, worker: str, hello: "Hello") -> None:
         """Leave a line about a worker that is there."""
         cpus = f"{len(hello.cpus)} CPUs"
-        self._say(f"{worker}: {hello.device}, {cpus}, {', '.join(map(' '.join, sorted(hello.packages.items())))}")
+        self.leave(f"{worker}: {hello.device}, {cpus}, {', '.join(map(' '.join, sorted(hello.packages.items())))}")
         self._draw(worker, "idle")
 
     def run_started(self, worker: str, cell: Cell, block: int) -> None:
@@ -60,12 +42,12 @@ class FleetProgress:
         """Leave one line about a finished run."""
         left = (time.monotonic() - self._begin) / done * (total - done)
         tail = f", about {left:.0f} s left" if done < total else ""
-        self._say(f"[{done}/{total}] {worker}: {describe(record.cell)} #{record.block}: {outcome(record)}{tail}")
+        self.leave(f"[{done}/{total}] {worker}: {describe(record.cell)} #{record.block}: {outcome(record)}{tail}")
         self._draw(worker, "idle")
 
     def worker_lost(self, worker: str, reason: str) -> None:
         """Leave a line about a lost worker."""
-        self._say(f"{worker}: lost: {reason}")
+        self.leave(f"{worker}: lost: {reason}")
         self._draw(worker, "lost, calling again")
 
     def worker_ended(self, worker: str) -> None:
@@ -73,14 +55,9 @@ class FleetProgress:
         self._lines.pop(worker, None)
         self._refresh()
 
-    def _say(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
     def _draw(self, worker: str, text: str) -> None:
         self._lines[worker] = text
         self._refresh()
 
     def _refresh(self) -> None:
-        if self._live:
-            lines = [f"{worker}: {text}" for worker, text in sorted(self._lines.items())]
-            self._live.update(Text("\n".join(lines)), refresh=True)
+        self.show("\n".join(f"{worker}: {text}" for worker, text in sorted(self._lines.items())))

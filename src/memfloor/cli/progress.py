@@ -14,18 +14,14 @@ from memfloor.report.tables import runtime_label
 from memfloor.units import format_bandwidth, format_seconds
 
 
-class SessionProgress:
-    """Show the cell, the run, its step time so far and the time left; plain lines where there is no terminal."""
+class Screen:
+    """Leave lines on standard error, and below them show what goes on where there is a terminal."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
         # Drawn when something has happened and not by a clock of its own, beside a run that is being timed.
         shown = sys.stderr.isatty()
         self._live = Live(Text(""), console=self._console, transient=True, auto_refresh=False) if shown else None
-        self._heading = ""
-        self._phase = ""
-        self._steps = ""
-        self._left = ""
 
     def __enter__(self) -> Self:
         if self._live:
@@ -35,6 +31,26 @@ class SessionProgress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._live:
             self._live.stop()
+
+    def leave(self, text: str) -> None:
+        """Leave a line."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def show(self, text: str) -> None:
+        """Show text in place of the last that was shown."""
+        if self._live:
+            self._live.update(Text(text), refresh=True)
+
+
+class SessionProgress(Screen):
+    """Show the cell, the run, its step time so far and the time left; plain lines where there is no terminal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._heading = ""
+        self._phase = ""
+        self._steps = ""
+        self._left = ""
 
     def run_started(self, cell: Cell, done: int, total: int) -> None:
         """Start the line of a run."""
@@ -53,16 +69,10 @@ class SessionProgress:
     def run_ended(self, record: Run | Failure | Skip, done: int, total: int, seconds_left: float) -> None:
         """Leave one line about a finished run."""
         self._left = f", about {seconds_left:.0f} s left" if seconds_left else ""
-        self._console.print(
-            f"[{done}/{total}] {describe(record.cell)}: {outcome(record)}{self._left}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        self.leave(f"[{done}/{total}] {describe(record.cell)}: {outcome(record)}{self._left}")
 
     def _draw(self) -> None:
-        if self._live:
-            self._live.update(Text(f"{self._heading}: {self._phase}{self._steps}{self._left}"), refresh=True)
+        self.show(f"{self._heading}: {self._phase}{self._steps}{self._left}")
 
 
 def describe(cell: Cell) -> str:
