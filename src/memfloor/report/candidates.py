@@ -157,30 +157,34 @@ def _predicted(asked: Asked, summaries: Sequence[CellSummary]) -> Iterator[Candi
             seen.setdefault((summary.device_name, runtime_label(summary.cell)), summary)
     for path in dict.fromkeys(path for _, path in seen):
         observed = prediction.observations(path, summaries)
-        for (device, label), summary in seen.items():
-            if label == path:
-                yield from _predict(asked, path, device, summary, observed)
+        wanted = [_place(asked, device, summary) for (device, label), summary in seen.items() if label == path]
+        places = [place for place in wanted if place is not None]
+        # Where too little was seen of a path to know how wrong a prediction is, there is none.
+        if prediction.seen_enough(observed):
+            yield from _expected(asked, path, prediction.predict_each(observed, places, path))
 
 
-def _predict(
-    asked: Asked, path: str, device: str, summary: CellSummary, observed: Sequence[prediction.Observation]
-) -> Iterator[Candidate]:
+def _place(asked: Asked, device: str, summary: CellSummary) -> prediction.Observation | None:
     workload = summary.cell.workload.model_copy(update={"context_len": asked.workload.context_len})
     bandwidth = summary.peak_bytes_per_second or summary.ceiling_bytes_per_second.value
     try:
-        result = prediction.predict(observed, prediction.point(asked.spec, workload, device, bandwidth), path)
+        return prediction.point(asked.spec, workload, device, bandwidth)
     except UsageError:
-        # Too little was seen of this path to know how wrong a prediction is: there is none.
-        return
-    if result.seconds is None or result.range_seconds is None:
-        return
-    yield Candidate(
-        device=device,
-        path=path,
-        origin="predicted",
-        context_len=asked.workload.context_len,
-        runs=0,
-        p50_seconds=asked.steps * result.seconds,
-        tail_seconds=asked.steps * result.range_seconds[1],
-        takes_prompt=False,
-    )
+        # The model has no such format or context.
+        return None
+
+
+def _expected(asked: Asked, path: str, results: Sequence[prediction.Prediction]) -> Iterator[Candidate]:
+    for result in results:
+        if result.seconds is None or result.range_seconds is None:
+            continue
+        yield Candidate(
+            device=result.at.device,
+            path=path,
+            origin="predicted",
+            context_len=asked.workload.context_len,
+            runs=0,
+            p50_seconds=asked.steps * result.seconds,
+            tail_seconds=asked.steps * result.range_seconds[1],
+            takes_prompt=False,
+        )
