@@ -41,6 +41,12 @@ def find_device(name: str) -> MemorySystem:
     return device
 
 
+def short_name(driver_name: str) -> str:
+    """Return a device's name in the catalogue, or its driver's where it has none there."""
+    device = match_driver_name(driver_name)
+    return device.name if device else driver_name
+
+
 def match_driver_name(driver_name: str) -> MemorySystem | None:
     """Return the device a driver calls by exactly this name, or None: a near miss has another bandwidth."""
     return next((device for device in catalogue().values() if driver_name in device.driver_names), None)

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from memfloor.cli.comparing import say
 from memfloor.cli.measure import (
     DEFAULTS,
     EXIT_REFUSED,
@@ -67,7 +68,7 @@ def anatomy(
     )
     store = Store(options.out)
     store.open_for_writing()
-    taken = list(take_anatomies(plan, store, lambda phase: print(f"memfloor: {phase}", file=sys.stderr)))
+    taken = list(take_anatomies(plan, store, say))
     ledger = make_ledger(taken)
     if options.json:
         print_json(ledger.to_json())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from memfloor.cli.comparing import say
 from memfloor.cli.measure import EXIT_NOTHING_MEASURED, RunOptions, chosen_device, grid_options, run_count, time_limit
 from memfloor.cli.output import print_json, print_table, print_text, print_wide_table
 from memfloor.cli.parse import parse_runtime
@@ -128,7 +129,7 @@ def _run(
     check_plan(plan)
     store = Store(options.out)
     store.open_for_writing()
-    return list(take_loops(plan, store, lambda phase: print(f"memfloor: {phase}", file=sys.stderr)))
+    return list(take_loops(plan, store, say))
 
 
 def _asked(model: str, prompt: int, tokens: int, period_seconds: float, options: LoopOptions) -> "Asked":

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from memfloor.floor import cycle_bytes
-from memfloor.hardware import match_driver_name
+from memfloor.hardware import short_name
 from memfloor.record import ControlLoop
 from memfloor.report.coincidence import Coincidence, Excess, coincidences, excess
 from memfloor.report.tables import runtime_label
@@ -61,9 +61,7 @@ class LoopSummary:
     @property
     def device(self) -> str:
         """Return the device's short name, or its driver's where it is not in the catalogue."""
-        name = self.first.environment.device.name
-        known = match_driver_name(name)
-        return known.name if known else name
+        return short_name(self.first.environment.device.name)
 
     @cached_property
     def responses(self) -> list[list[float]]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from memfloor.hardware import match_driver_name
+from memfloor.hardware import short_name
 from memfloor.record import Cell, DeviceInfo, EnergyRun, EnergySensor, MeasuredEnergy
 from memfloor.stats import BlockMean, block_mean
 
@@ -33,8 +33,7 @@ class EnergySummary:
     @property
     def device_name(self) -> str:
         """Return the device's short name, or its driver's where it is not in the catalogue."""
-        device = match_driver_name(self.device.name)
-        return device.name if device else self.device.name
+        return short_name(self.device.name)
 
     @property
     def watts(self) -> BlockMean:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from memfloor.floor import CONVENTIONS, attention_traffic, step_traffic
-from memfloor.hardware import match_driver_name
+from memfloor.hardware import match_driver_name, short_name
 from memfloor.record import Cell, DeviceInfo, Failure, Protocol, Run, Skip, Timed
 from memfloor.stats import Estimate, estimate, estimate_of, spread_of
 
@@ -42,8 +42,7 @@ class CellSummary:
     @property
     def device_name(self) -> str:
         """Return the device's short name, or its driver's where it is not in the catalogue."""
-        device = match_driver_name(self.device.name)
-        return device.name if device else self.device.name
+        return short_name(self.device.name)
 
     @property
     def tokens_per_second(self) -> float:
