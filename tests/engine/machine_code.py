@@ -16,7 +16,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from memfloor.engine.cuda.calls import KernelCall
+from memfloor.engine.cuda.calls import KernelCall, unpack_call
 from memfloor.engine.cuda.launch_shapes import default_shapes
 from memfloor.engine.cuda.model import DecodeModel
 from memfloor.engine.cuda.weights import pack_weights
@@ -51,7 +51,7 @@ def step_calls(
 ) -> dict[str, KernelCall]:
     """Return the calls of the last layer and the output of a model's step on a device of 132 multiprocessors.
 
-    Of quantised weights only the calls that read them.
+    Of quantised weights only the calls that read them, and the one that unpacks a matrix for a prompt.
     """
     spec = spec.model_copy(update={"num_hidden_layers": 1})
     weights = pack_weights(spec, hf_shapes(spec), torch.device("meta"), weights_format, weights_format)
@@ -59,14 +59,18 @@ def step_calls(
     model = DecodeModel(spec, weights, max_len, shapes, pdl, kv)
     names = ("qkv", "attention", "combine", "o_proj", "gate_up", "down_proj", "head", "sample")
     calls = dict(zip(names, model.plan.calls, strict=True)) | {"embed": model.embed}
-    if weights_format != "bf16":
-        return {name: call for name, call in calls.items() if "FORMAT" in call.constants}
-    return calls
+    if weights_format == "bf16":
+        return calls
+    gate_up = weights.layers[0].gate_up
+    calls["unpack"] = unpack_call(gate_up, torch.empty(gate_up.shape, dtype=torch.bfloat16, device="meta"))
+    return {name: call for name, call in calls.items() if "FORMAT" in call.constants}
 
 
 def weights_per_lane(call: KernelCall) -> float:
-    """Return how many weights of a packed matrix one lane of a launch multiplies, those beyond its columns included."""
+    """Return how many weights of a packed matrix one lane of a launch takes, those beyond its columns included."""
     numbers = call.constants
+    if call.op == "unpack":
+        return numbers["N"] * numbers["K"] / (call.programs * call.warps * 32)
     per_program = {"qkv": 2, "gate_up": 2}.get(call.op, 1) * numbers["BLOCK_N"]
     columns = numbers["BLOCK_K"] * numbers.get("STEPS", 1)
     return per_program * columns / (call.warps * 32)

@@ -102,7 +102,6 @@ def test_a_prefilled_cache_is_the_one_that_transformers_fills(monkeypatch, famil
     spec = from_hf_config(model.config.to_dict(), family)
     engine = DecodeModel(spec, pack_weights(spec, model.state_dict(), CPU), 20, SHAPES, 0)
     engine.prefill(prompt)
-    assert engine.cache[:, :, :, len(prompt) :].eq(0).all()
     kept = model(torch.tensor([prompt]), use_cache=True).past_key_values
     for ours, theirs in zip(engine.cache.float(), kept.layers, strict=True):
         for found, want in zip(ours[:, :, : len(prompt)], (theirs.keys[0], theirs.values[0]), strict=True):
@@ -113,7 +112,7 @@ def test_a_decode_goes_on_behind_a_prompt():
     model, prompt = hf_model("Qwen2"), [7, 11, 2, 400, 11]
     spec = from_hf_config(model.config.to_dict(), "Qwen2")
     decoder = decoder_of((spec, pack_weights(spec, model.state_dict(), CPU)))
-    decoder.model.prefill(prompt)
+    decoder.prefill(prompt)
     decoder.start(5, len(prompt))
     decoder.step()
     want = model(torch.tensor([[*prompt, 5]])).logits[0, -1]
@@ -168,6 +167,13 @@ def test_no_step_runs_past_the_cache(tiny):
     decoder.step()
     with pytest.raises(UsageError, match="the cache holds 20 tokens; step 21"):
         decoder.step()
+
+
+def test_a_prompt_that_leaves_no_slot_is_refused(tiny):
+    decoder = decoder_of(tiny)
+    decoder.prefill([1] * 19)
+    with pytest.raises(UsageError, match="the cache holds 20 tokens; no slot is left behind 20"):
+        decoder.prefill([1] * 20)
 
 
 @pytest.mark.parametrize(("token", "position"), [(515, 0), (-1, 0), (0, 20), (0, -1)])

@@ -109,6 +109,17 @@ def test_integer_weights_are_multiplied_four_at_a_time(weights, name, capability
     assert code["weights_per_lane"] / 2 <= code["opcodes"]["IDP"] <= code["weights_per_lane"] / 2 * 1.5
 
 
+@pytest.mark.parametrize("weights", QUANTISED)
+def test_weights_are_unpacked_16_bytes_at_a_time(weights):
+    code = compiled(90, PRELOAD, weights)["unpack"]
+    found = code["before_wait"] + code["after_wait"]
+    written = [name for name in found if name.startswith("STG")]
+    # Of four words a lane, each field is four words of two numbers.
+    assert len(written) == {"int8": 2, "fp8": 2, "int4-g128": 4}[weights]
+    assert all(name.endswith(".128") for name in written + weight_loads(found))
+    assert code["stack_bytes"] == 0
+
+
 @pytest.mark.parametrize(("capability", "pdl"), [(90, PRELOAD), (89, OFF)])
 def test_an_fp8_cache_is_loaded_16_bytes_at_a_time_and_does_not_spill(capability, pdl):
     found = facts_of(capability=capability, pdl=pdl, only=("attention", "combine"), kv="fp8")

@@ -1,4 +1,4 @@
-"""A prompt in packed weights and in an fp8 cache; test_decode.py compares it with transformers."""
+"""A prompt in packed weights, in an fp8 cache, and filled up; test_decode.py compares it with transformers."""
 
 from dataclasses import replace
 
@@ -28,9 +28,12 @@ SPEC = from_hf_config(TINY, "tiny")
 MATRICES = ("qkv", "o_proj", "gate_up", "down_proj")
 
 
-def filled(weights, kv="bf16"):
-    cache = allocate_cache(SPEC, 8, CPU, kv)
-    Prompt(SPEC, weights, cache, device_rope(SPEC, 8, CPU)).fill([7, 11, 2, 400, 11])
+PROMPT = [7, 11, 2, 400, 11]
+
+
+def filled(weights, kv="bf16", max_len=8):
+    cache = allocate_cache(SPEC, max_len, CPU, kv)
+    Prompt(SPEC, weights, cache, device_rope(SPEC, max_len, CPU)).fill(PROMPT)
     return cache
 
 
@@ -47,6 +50,12 @@ def test_packed_weights_count_as_the_numbers_they_stand_for(weights):
     plain = changed(packed, lambda name, matrix: dequantize(matrix).to(torch.bfloat16))
     assert torch.equal(filled(packed), filled(plain))
     assert not torch.equal(filled(packed), filled(random_weights(SPEC, CPU, 3)))
+
+
+def test_what_a_prompt_is_filled_up_with_does_not_change_it():
+    weights = random_weights(SPEC, CPU, 3)
+    alone, padded = (filled(weights, max_len=slots)[:, :, :, : len(PROMPT)].float() for slots in (len(PROMPT), 100))
+    assert (padded - alone).norm() / alone.norm() < 1e-2
 
 
 def test_the_first_layers_fp8_cache_holds_the_same_numbers_in_three_bits_and_none_above_448():

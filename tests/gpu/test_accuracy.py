@@ -1,12 +1,72 @@
-"""Logits of full-size layers against the same step in float32."""
+"""Logits of full-size layers, and of a whole model, against the same step in float32."""
+
+from typing import Any, NamedTuple
 
 import pytest
+import torch
 
+from memfloor.engine.cuda.launch_shapes import default_shapes
+from memfloor.engine.cuda.model import DecodeModel
 from memfloor.engine.cuda.prefill import CHUNK_TOKENS
+from memfloor.engine.cuda.weights import pack_weights
 from memfloor.engine.decode import Decoder
+from memfloor.engine.kernels.dependency import MODES
 from memfloor.engine.reference import reference_logits
+from memfloor.runtimes.hf import hf_config_fields
+from memfloor.runtimes.random_weights import fill_parameters
+from memfloor.spec import load_model
 
 pytestmark = pytest.mark.gpu
+TOKENS = [(7919 * slot) % 1000 for slot in range(300)]
+
+
+class WholeModel(NamedTuple):
+    """Qwen-2.5-7B in all its layers: the engine's weights, and what transformers makes of TOKENS in two precisions."""
+
+    spec: Any
+    weights: Any
+    float32: torch.Tensor
+    bf16: torch.Tensor
+
+
+@pytest.fixture(scope="module")
+def whole():
+    transformers = pytest.importorskip("transformers")
+    if torch.cuda.get_device_properties("cuda").total_memory < 64 * 2**30:
+        pytest.skip("a model of 7.6 billion parameters in float32 beside its bf16 weights takes 64 GiB")
+    spec = load_model("qwen2.5-7b")
+    config = transformers.AutoConfig.for_model(**hf_config_fields(spec))
+    with torch.device("cuda"):
+        model = transformers.AutoModelForCausalLM.from_config(
+            config, dtype=torch.bfloat16, attn_implementation="eager"
+        ).eval()
+    fill_parameters(model, seed=1)
+    ids, logits = torch.tensor([TOKENS], device="cuda"), []
+    with torch.inference_mode():
+        weights = pack_weights(spec, model.state_dict(), torch.device("cuda"))
+        for dtype in (torch.bfloat16, torch.float32):
+            logits.append(model.to(dtype)(ids, use_cache=False).logits[0, -1].float())
+    return WholeModel(spec, weights, float32=logits[1], bf16=logits[0])
+
+
+@pytest.mark.parametrize("prompt", ["in one pass", "token by token"])
+def test_a_whole_model_is_as_near_to_float32_as_transformers_in_bf16(whole, prompt, record_property):
+    device = torch.cuda.get_device_properties("cuda")
+    pdl = MODES["preload" if device.major >= 9 else "off"]
+    model = DecodeModel(whole.spec, whole.weights, 320, default_shapes(whole.spec, device.multi_processor_count), pdl)
+    decoder = Decoder(model, "graph")
+    if prompt == "in one pass":
+        decoder.prefill(TOKENS[:-1])
+        decoder.start(TOKENS[-1], len(TOKENS) - 1)
+        decoder.step()
+    else:
+        for slot, token in enumerate(TOKENS):
+            decoder.start(token, slot)
+            decoder.step()
+    size = float(whole.float32.norm())
+    ours, theirs = (float((got - whole.float32).norm()) / size for got in (model.logits, whole.bf16))
+    record_property("relative_errors", f"engine {ours:.5f}, transformers in bf16 {theirs:.5f}")
+    assert ours < 1.1 * theirs < 0.1
 
 
 @pytest.mark.parametrize("position", [0, 63, 64, 2048])

@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from memfloor.engine.cuda.graph import CapturedPlan
+from memfloor.engine.cuda.launch_shapes import default_shapes
+from memfloor.engine.cuda.matrix import FORMATS
+from memfloor.engine.cuda.model import DecodeModel
+from memfloor.engine.cuda.weights import random_weights
 from memfloor.engine.decode import Decoder
+from memfloor.spec import load_model
 
 pytestmark = pytest.mark.gpu
 NAME, LAYERS = "qwen2.5-7b", 2
@@ -50,6 +55,21 @@ def test_a_graph_captured_at_position_10_serves_position_2000(build, fill, pdl):
     got = model.ring()[2000:2008], model.logits, model.cache
     fresh = Decoder(build(NAME, LAYERS, pdl), "graph")
     assert_same_bits(got, outcome(fresh, 2000, 8))
+
+
+@pytest.mark.parametrize("weights", FORMATS)
+def test_a_replayed_prompt_leaves_the_bits_of_an_eager_one(weights):
+    spec = load_model(NAME).model_copy(update={"num_hidden_layers": LAYERS})
+    packed = random_weights(spec, torch.device("cuda"), 1, weights)
+    shapes = default_shapes(spec, torch.cuda.get_device_properties("cuda").multi_processor_count, weights)
+    eager, replayed = (Decoder(DecodeModel(spec, packed, 1600, shapes, 0), launch) for launch in ("eager", "graph"))
+    # The second is replayed by the graph of the first; of the last, its first chunk.
+    for count in (276, 300, 64, 1500):
+        tokens = [(7919 * slot + count) % 1000 for slot in range(count)]
+        for decoder in (eager, replayed):
+            decoder.prefill(tokens)
+        assert torch.equal(replayed.model.cache[:, :, :, :count], eager.model.cache[:, :, :, :count])
+    assert bool(eager.model.cache.float().isfinite().all())
 
 
 def test_draws_are_the_same_however_a_step_is_launched(build, pdl):

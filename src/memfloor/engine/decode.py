@@ -44,6 +44,16 @@ class Decoder:
         self.model.start(token, position)
         self._position = position
 
+    def prefill(self, tokens: Sequence[int]) -> None:
+        """Fill the first slots with a prompt, launched as steps are; on a GPU this returns before it is done.
+
+        Raises:
+            UsageError: The cache has no slot for a token behind the prompt.
+        """
+        if len(tokens) >= self.model.max_len:
+            raise UsageError(f"the cache holds {self.model.max_len} tokens; no slot is left behind {len(tokens)}")
+        self.model.prefill(tokens, self._captured is not None)
+
     def step(self) -> None:
         """Take the next steps; on a GPU this returns before they have ended.
 

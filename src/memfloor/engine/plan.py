@@ -67,8 +67,11 @@ class StepModel(Protocol):
     def start(self, token: int, position: int) -> None:
         """Make `token`, at slot `position`, the input of the next step."""
 
-    def prefill(self, tokens: Sequence[int]) -> None:
-        """Fill the first slots of the cache with a prompt; on a GPU this returns before it is done."""
+    def prefill(self, tokens: Sequence[int], replayed: bool = False) -> None:
+        """Fill the first slots of the cache with a prompt, replayed as one launch where the model can.
+
+        On a GPU this returns before it is done.
+        """
 
     def capture(self, steps: int) -> Issuable:
         """Return the same calls as one launch that takes `steps` steps."""

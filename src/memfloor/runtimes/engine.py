@@ -89,7 +89,7 @@ class Engine:
 
     def prefill(self) -> None:
         """Fill the slots of the prompt anew and feed the first token again; on a GPU this returns before it is done."""
-        self._prepared().model.prefill(self._prompt)
+        self._prepared().prefill(self._prompt)
         self.rewind()
 
     def rewind(self) -> None:

@@ -119,6 +119,14 @@ def logits_of(x: torch.Tensor, name: str, weights: torch.Tensor) -> tuple[torch.
 
 
 @pytest.mark.parametrize("name", FORMATS)
+def test_unpacked_weights_are_the_bf16_numbers_nearest_to_what_they_stand_for(name):
+    matrix = quantize(uneven(37, 384), name)
+    out = poisoned(37, 384, dtype=torch.bfloat16)
+    calls.unpack_call(matrix, out).issue()
+    assert torch.equal(out, dequantize(matrix).bfloat16())
+
+
+@pytest.mark.parametrize("name", FORMATS)
 def test_an_activation_of_zeros_gives_zeros(name):
     logits, _ = logits_of(torch.zeros(256).bfloat16(), name, numbers(20, 256))
     assert logits.eq(0).all()

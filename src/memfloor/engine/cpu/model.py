@@ -100,8 +100,8 @@ class CpuModel:
         """Make `token`, at slot `position`, the input of the next step."""
         self.native_step.start(token, position)
 
-    def prefill(self, tokens: Sequence[int]) -> None:
-        """Fill the first slots of the cache with a prompt, token by token and without logits.
+    def prefill(self, tokens: Sequence[int], replayed: bool = False) -> None:
+        """Fill the first slots of the cache with a prompt, token by token and without logits; one launch in any case.
 
         A prompt goes through the decode kernels, one read of the layers' weights per token: exact, and slow.
         """

@@ -67,6 +67,7 @@ class DecodeModel:
         self._allocate_scratch()
         self.cache = allocate_cache(spec, max_len, self.device, kv)
         self.rope = device_rope(spec, max_len, self.device)
+        self.prompt = Prompt(spec, weights, self.cache, self.rope)
         self.input = StepInput(
             self.token, self.position, self.residual, self.normed, self.down_sums, self._float32(spec.head_dim)
         )
@@ -80,9 +81,9 @@ class DecodeModel:
         self.position.fill_(position)
         self.embed.issue()
 
-    def prefill(self, tokens: Sequence[int]) -> None:
-        """Fill the first slots of the cache with a prompt, chunk by chunk and without logits."""
-        Prompt(self.spec, self.weights, self.cache, self.rope).fill(tokens)
+    def prefill(self, tokens: Sequence[int], replayed: bool = False) -> None:
+        """Fill the first slots of the cache with a prompt, chunk by chunk and without logits; see `Prompt`."""
+        self.prompt.fill(tokens, replayed)
 
     def sample_with(self, temperature: float, seed: int = 0) -> None:
         """Choose how tokens are drawn by what is captured from now on; a draw depends on seed and position alone.
