@@ -45,12 +45,15 @@ def whole():
     with torch.inference_mode():
         weights = pack_weights(spec, model.state_dict(), torch.device("cuda"))
         for dtype in (torch.bfloat16, torch.float32):
-            logits.append(model.to(dtype)(ids, use_cache=False).logits[0, -1].float())
+            # Not the frequencies of its positions, which are float32 in either.
+            for parameter in model.parameters():
+                parameter.data = parameter.data.to(dtype)
+            logits.append(model(ids, use_cache=False).logits[0, -1].float())
     return WholeModel(spec, weights, float32=logits[1], bf16=logits[0])
 
 
 @pytest.mark.parametrize("prompt", ["in one pass", "token by token"])
-def test_a_whole_model_is_as_near_to_float32_as_transformers_in_bf16(whole, prompt, record_property):
+def test_a_whole_model_is_as_near_to_float32_as_transformers_in_bf16(whole, prompt):
     device = torch.cuda.get_device_properties("cuda")
     pdl = MODES["preload" if device.major >= 9 else "off"]
     model = DecodeModel(whole.spec, whole.weights, 320, default_shapes(whole.spec, device.multi_processor_count), pdl)
@@ -65,7 +68,6 @@ def test_a_whole_model_is_as_near_to_float32_as_transformers_in_bf16(whole, prom
             decoder.step()
     size = float(whole.float32.norm())
     ours, theirs = (float((got - whole.float32).norm()) / size for got in (model.logits, whole.bf16))
-    record_property("relative_errors", f"engine {ours:.5f}, transformers in bf16 {theirs:.5f}")
     assert ours < 1.1 * theirs < 0.1
 
 
