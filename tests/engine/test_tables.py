@@ -85,15 +85,20 @@ def test_the_shapes_that_were_measured_are_the_defaults():
     assert default_shapes(QWEN, 132) == LaunchShapes(
         qkv=RowShape(1, 4),
         attention=AttentionShape(64, 66, 4),
-        o_proj=ProjectionShape(4, 1024, 4, 4),
-        gate_up=RowShape(2, 4),
-        down_proj=ProjectionShape(2, 2048, 10, 8, registers=128, ahead=5),
+        o_proj=ProjectionShape(4, 1024, 4, 4, registers=64),
+        gate_up=RowShape(2, 4, registers=128),
+        down_proj=ProjectionShape(2, 2048, 10, 8, registers=80, ahead=5),
         head=RowShape(8, 4),
     )
-    eight_bits = default_shapes(QWEN, 132, "int8", "fp8")
-    assert (eight_bits.qkv, eight_bits.gate_up, eight_bits.head) == (RowShape(4, 4), RowShape(4, 4), RowShape(16, 8))
-    assert eight_bits.o_proj == ProjectionShape(16, 2048, 2, 4)
-    assert eight_bits.down_proj == ProjectionShape(16, 2048, 1, 4)
+    integers = default_shapes(QWEN, 132, "int8", "fp8")
+    assert (integers.qkv, integers.gate_up) == (RowShape(4, 4, registers=96), RowShape(4, 4, registers=168))
+    assert integers.o_proj == ProjectionShape(16, 2048, 2, 4, ahead=2)
+    assert integers.down_proj == ProjectionShape(8, 2048, 2, 4, registers=80)
+    assert integers.head == RowShape(16, 8)
+    floats = default_shapes(QWEN, 132, "fp8", "bf16")
+    assert (floats.qkv, floats.gate_up, floats.head) == (RowShape(2, 4), RowShape(2, 1), RowShape(8, 4))
+    assert floats.o_proj == ProjectionShape(16, 2048, 2, 4, ahead=2)
+    assert floats.down_proj == ProjectionShape(8, 2048, 1, 2)
     four_bits = default_shapes(QWEN, 132, "int4-g128", "int4-g128")
     assert (four_bits.qkv, four_bits.gate_up, four_bits.head) == (RowShape(8, 4), RowShape(8, 4), RowShape(16, 4))
     assert four_bits.o_proj == ProjectionShape(8, 4096, 1, 2)
@@ -120,8 +125,10 @@ def test_default_shapes_fit_registers_and_leave_few_lanes_and_multiprocessors_id
         assert covered <= 1.4 * held
         assert -(-spec.hidden_size // shape.block_n) * shape.splits(held) >= 132
         words = shape.block_n * shape.steps * shape.block_k * bits / 32
-        # 128 registers hold 80 words and the rest; 8 warps leave a lane no more than that.
-        assert words <= (80 if shape.registers else 128) * 32 * shape.warps
+        # Of what a lane takes, a cap leaves room for what is loaded before the wait.
+        early = words * min(shape.ahead, shape.steps) / shape.steps / (32 * shape.warps)
+        assert words <= 128 * 32 * shape.warps
+        assert early <= (shape.registers or 168) - 40
         assert shape.fitted(held) == shape
     assert shapes.attention.block_s * spec.head_dim <= 64 * 128
     joined = next_power_of_two(shapes.attention.splits(2**20)) * spec.head_dim

@@ -171,7 +171,8 @@ class _Cut:
 
     def layers(self, form: str) -> dict[str, Any]:
         """Return the shapes over the matrices of layers in a format."""
-        return {16: self._words, 8: self._bytes, 4: self._nibbles}[weight_format(form).bits]()
+        named = {"bf16": self._words, "int8": self._bytes, "fp8": self._floats, "int4-g128": self._nibbles}
+        return named[form]()
 
     def head(self, form: str) -> RowShape:
         """Return the shape over a head in a format."""
@@ -182,29 +183,36 @@ class _Cut:
     def _words(self) -> dict[str, Any]:
         steps = _even(-(-self.spec.intermediate_size // 2048), 10)
         # No more than 80 words a lane.
-        down = ProjectionShape(
-            block_n=self._rows(min(4, 20 // steps), self.spec.hidden_size),
-            block_k=2048,
-            steps=steps,
-            warps=8,
-            registers=128,
-            ahead=5,
-        )
+        block_n = self._rows(min(4, 20 // steps), self.spec.hidden_size)
+        # Few registers let programs in early; they must hold what is loaded before the wait.
+        registers = 80 if block_n * min(steps, 5) <= 10 else 128
+        down = ProjectionShape(block_n, 2048, steps, warps=8, registers=registers, ahead=5)
         attended = self._attended
         o_proj = ProjectionShape(
             block_n=self._rows(4, self.spec.hidden_size),
             block_k=min(next_power_of_two(attended), 1024),
             steps=_even(-(-attended // 1024), 4),
             warps=4,
+            registers=64,
         )
-        return {"qkv": self._qkv(4096), "o_proj": o_proj, "gate_up": self._gate_up(8192), "down_proj": down}
+        gate_up = replace(self._gate_up(8192), registers=128)
+        return {"qkv": self._qkv(4096), "o_proj": o_proj, "gate_up": gate_up, "down_proj": down}
 
     def _bytes(self) -> dict[str, Any]:
+        down = self._projection(8, self.spec.intermediate_size, 2048, steps=2, warps=4)
         return {
-            "qkv": self._qkv(16384),
-            "o_proj": self._projection(16, self._attended, 2048, steps=2, warps=4),
-            "gate_up": self._gate_up(16384),
-            "down_proj": self._projection(16, self.spec.intermediate_size, 2048, steps=1, warps=4),
+            "qkv": replace(self._qkv(16384), registers=96),
+            "o_proj": self._projection(16, self._attended, 2048, steps=2, warps=4, ahead=2),
+            "gate_up": replace(self._gate_up(16384), registers=168),
+            "down_proj": replace(down, registers=80),
+        }
+
+    def _floats(self) -> dict[str, Any]:
+        return {
+            "qkv": self._qkv(8192),
+            "o_proj": self._projection(16, self._attended, 2048, steps=2, warps=4, ahead=2),
+            "gate_up": self._gate_up(8192, warps=1),
+            "down_proj": self._projection(8, self.spec.intermediate_size, 2048, steps=1, warps=2),
         }
 
     def _nibbles(self) -> dict[str, Any]:
@@ -223,19 +231,22 @@ class _Cut:
         keys = self.spec.num_key_value_heads * self.spec.head_dim
         return self._row_shape(numbers, (self._attended + 2 * keys) // 2, 4)
 
-    def _gate_up(self, numbers: int) -> RowShape:
-        return self._row_shape(numbers, self.spec.intermediate_size, 4)
+    def _gate_up(self, numbers: int, warps: int = 4) -> RowShape:
+        return self._row_shape(numbers, self.spec.intermediate_size, warps)
 
     def _row_shape(self, numbers: int, rows: int, warps: int) -> RowShape:
         """Give a program so many numbers of a matrix of some rows; of longer rows it takes one, with more warps."""
         row = next_power_of_two(self.spec.hidden_size)
         return RowShape(self._rows(min(numbers // row, 32), rows), warps * max(1, row // numbers))
 
-    def _projection(self, block_n: int, columns: int, block_k: int, *, steps: int, warps: int) -> ProjectionShape:
+    def _projection(
+        self, block_n: int, columns: int, block_k: int, *, steps: int, warps: int, ahead: int = 1
+    ) -> ProjectionShape:
         """Take a step, or half a block of K, where more than a quarter of the lanes would meet no weights."""
-        shape = ProjectionShape(block_n, min(next_power_of_two(columns), block_k), steps, warps).fitted(columns)
+        block_k = min(next_power_of_two(columns), block_k)
+        shape = ProjectionShape(block_n, block_k, steps, warps, ahead=ahead).fitted(columns)
         if _covered(shape, columns) * 3 > 4 * columns:
-            shape = replace(shape, steps=1)
+            shape = replace(shape, steps=1, ahead=1)
         if _covered(shape, columns) * 3 > 4 * columns:
             shape = replace(shape, block_k=shape.block_k // 2)
         return replace(shape, block_n=self._rows(block_n, self.spec.hidden_size * shape.splits(columns)))
