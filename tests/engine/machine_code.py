@@ -53,9 +53,9 @@ def step_calls(
 
     Of quantised weights only the calls that read them, and the one that unpacks a matrix for a prompt.
     """
-    spec = spec.model_copy(update={"num_hidden_layers": 1})
+    spec = spec.model_copy(update={"num_hidden_layers": 1, "num_sliding_layers": min(1, spec.num_sliding_layers)})
     weights = pack_weights(spec, hf_shapes(spec), torch.device("meta"), weights_format, weights_format)
-    shapes = default_shapes(spec, 132, weights_format, weights_format)
+    shapes = default_shapes(spec, 132, weights_format, weights_format, kv)
     model = DecodeModel(spec, weights, max_len, shapes, pdl, kv)
     names = ("qkv", "attention", "combine", "o_proj", "gate_up", "down_proj", "head", "sample")
     calls = dict(zip(names, model.plan.calls, strict=True)) | {"embed": model.embed}
@@ -99,6 +99,7 @@ def facts(cubin: bytes) -> dict[str, object]:
         code = run("nvdisasm", "-c", file.name)
     registers, stack, local = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage).groups()
     opcodes = Counter(re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@\S+\s+)?(\w+)", code))
+    conversions = Counter(re.findall(r"\bF2FP?\.[.\w]*", code))
     instructions = re.findall(r"\b(?:LDG|STG|ATOMG|RED|ACQBULK|PREEXIT)[.\w]*", code)
     wait = instructions.index("ACQBULK") if "ACQBULK" in instructions else None
     return {
@@ -107,6 +108,7 @@ def facts(cubin: bytes) -> dict[str, object]:
         "before_wait": instructions[:wait] if wait is not None else [],
         "after_wait": instructions[wait + 1 :] if wait is not None else instructions,
         "opcodes": opcodes,
+        "conversions": conversions,
     }
 
 
@@ -116,8 +118,9 @@ def run(tool: str, *arguments: str) -> str:
 
 
 def model_of(name: str) -> ModelSpec:
-    """Return a model of the catalogue, or one whose heads are as wide or as many as the engine takes."""
+    """Return a model of the catalogue, one that slides, or one of the widest or the most heads."""
     changes = {
+        "window": {"sliding_window": 4096, "num_sliding_layers": 36},
         "wide-heads": {"head_dim": 256, "num_attention_heads": 16, "num_key_value_heads": 16},
         "one-kv-head": {"num_key_value_heads": 1},
         "long-rows": {"hidden_size": 8192, "intermediate_size": 29568, "num_attention_heads": 64},

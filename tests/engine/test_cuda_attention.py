@@ -18,15 +18,19 @@ TOLERANCE = 2.0**-9 + 2.0**-7
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "head_dim", "context_len"), [(14, 2, 16, 37), (2, 2, 32, 16), (4, 1, 16, 1)]
 )
-@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "sliding"])
 def test_every_layer_attends_to_its_own_cache_and_to_the_token_itself(heads, kv_heads, head_dim, context_len, family):
     sizes = {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": head_dim}
-    spec = from_hf_config({**SIZES, **sizes, "model_type": family, "max_position_embeddings": 64}, family)
+    window = {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1} if family == "sliding" else {}
+    model_type = {"model_type": "qwen2" if window else family}
+    spec = from_hf_config({**SIZES, **sizes, **window, **model_type, "max_position_embeddings": 64}, family)
     attention = CudaAttention(spec, context_len, CPU, AttentionShape(block_s=16, max_splits=2, warps=1), 0)
     numbers = torch.Generator().manual_seed(heads)
     layers = []
-    for _ in range(spec.num_hidden_layers):
-        shapes = ((1, heads, 1, head_dim), *[(1, kv_heads, context_len, head_dim)] * 2)
+    for index in range(spec.num_hidden_layers):
+        # A layer that slides is given what it sees.
+        seen = min(context_len, spec.window_of(index) or context_len)
+        shapes = ((1, heads, 1, head_dim), *[(1, kv_heads, seen, head_dim)] * 2)
         layers.append(Layer(*(torch.randn(shape, generator=numbers).bfloat16() for shape in shapes)))
         attention.add_layer(layers[-1].query[0, :, 0], layers[-1].keys[0], layers[-1].values[0])
     before = attention.cache.clone()

@@ -38,9 +38,16 @@ TINY = {
 }
 
 
-def hf_model(family: str):
+# Layers that slide, all or the last, over fewer tokens than a decode takes.
+WINDOWS = {
+    "Mistral": {"sliding_window": 7},
+    "Qwen2": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
+}
+
+
+def hf_model(family: str, **fields: object):
     transformers = pytest.importorskip("transformers")
-    config = getattr(transformers, f"{family}Config")(**TINY, tie_word_embeddings=family == "Qwen3")
+    config = getattr(transformers, f"{family}Config")(**TINY, tie_word_embeddings=family == "Qwen3", **fields)
     torch.manual_seed(1)
     model = getattr(transformers, f"{family}ForCausalLM")(config).float().eval().requires_grad_(False)
     for name, weight in model.named_parameters():
@@ -94,17 +101,45 @@ def test_a_tiny_model_decodes_as_transformers_does(family):
     assert decoder.tokens(0, STEPS) == tokens[1:]
 
 
+@pytest.mark.parametrize("family", WINDOWS)
+def test_layers_that_slide_decode_as_those_of_transformers(family):
+    model = hf_model(family, **WINDOWS[family])
+    spec = from_hf_config(model.config.to_dict(), family)
+    assert [spec.window_of(layer) for layer in range(2)] == {"Mistral": [7, 7], "Qwen2": [0, 4]}[family]
+    weights, tokens = pack_weights(spec, model.state_dict(), CPU), [5, 7, 11, 2, 400, 11, 3, 9, 77, 8, 31, 6]
+    want = model(torch.tensor([tokens])).logits[0]
+    logits = torch.from_numpy(started(spec, weights, 0).forced_logits(tokens))
+    assert (logits - want).norm() / want.norm() < 2e-2
+    # Behind a prompt too.
+    decoder = started(spec, weights, 9)
+    decoder.model.prefill(tokens[:9])
+    logits = torch.from_numpy(decoder.forced_logits(tokens[9:]))
+    assert (logits - want[9:]).norm() / want[9:].norm() < 2e-2
+
+
+def started(spec: ModelSpec, weights: ModelWeights, position: int) -> Decoder:
+    decoder = decoder_of((spec, weights))
+    decoder.start(0, position)
+    return decoder
+
+
 @pytest.mark.parametrize("chunk_tokens", [2, 1024])
-@pytest.mark.parametrize("family", ["Qwen2", "Qwen3", "Llama"])
-def test_a_prefilled_cache_is_the_one_that_transformers_fills(monkeypatch, family, chunk_tokens):
+@pytest.mark.parametrize(
+    ("family", "fields"), [("Qwen2", {}), ("Qwen3", {}), ("Llama", {}), ("Mistral", {"sliding_window": 3})]
+)
+def test_a_prefilled_cache_is_the_one_that_transformers_fills(monkeypatch, family, fields, chunk_tokens):
     monkeypatch.setattr(prefill, "CHUNK_TOKENS", chunk_tokens)
-    model, prompt = hf_model(family), [7, 11, 2, 400, 11]
+    model, prompt = hf_model(family, **fields), [7, 11, 2, 400, 11]
     spec = from_hf_config(model.config.to_dict(), family)
     engine = DecodeModel(spec, pack_weights(spec, model.state_dict(), CPU), 20, SHAPES, 0)
     engine.prefill(prompt)
     kept = model(torch.tensor([prompt]), use_cache=True).past_key_values
     for ours, theirs in zip(engine.cache.float(), kept.layers, strict=True):
-        for found, want in zip(ours[:, :, : len(prompt)], (theirs.keys[0], theirs.values[0]), strict=True):
+        # A layer that slides keeps no more than the next token sees.
+        kept_len = theirs.keys.shape[2]
+        assert kept_len == fields.get("sliding_window", len(prompt) + 1) - 1
+        prompt_slots = ours[:, :, len(prompt) - kept_len : len(prompt)]
+        for found, want in zip(prompt_slots, (theirs.keys[0], theirs.values[0]), strict=True):
             assert (found - want).norm() / want.norm() < 1e-2
 
 

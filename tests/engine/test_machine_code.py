@@ -129,8 +129,20 @@ def test_an_fp8_cache_is_loaded_16_bytes_at_a_time_and_does_not_spill(capability
     assert len(wide) >= 8
 
 
+@pytest.mark.parametrize(("capability", "pdl"), [(90, PRELOAD), (89, OFF)])
+def test_an_fp8_cache_becomes_float16_two_numbers_an_instruction(capability, pdl):
+    options = {"capability": capability, "pdl": pdl, "model": "llama-3.1-8b", "max_len": 131072, "kv": "fp8"}
+    code = facts_of(only=("attention",), **options)["attention"]
+    # One block of keys and values, 64 slots of 128 numbers by 128 lanes; what is left of F2FP packs softmax weights.
+    unpacked = [count for name, count in code["conversions"].items() if ".E4M3.UNPACK_B" in name]
+    assert sum(unpacked) == 2 * 64 * 128 / 128 / 2
+    assert not [name for name in code["conversions"] if name.startswith("F2F.")]
+    # Three programs of 128 lanes share the registers of a multiprocessor.
+    assert 3 * 128 * code["registers"] <= 65536
+
+
 # Between them: 14 and 32 query heads, heads of 64, 128 and 256 numbers, QK norm, rows of 896 to 8192, F of 4864 to
-# 29568, and as many splits to join as a program can hold.
+# 29568, as many splits to join as a program can hold, and a window.
 @pytest.mark.parametrize(
     ("model", "options"),
     [
@@ -142,6 +154,7 @@ def test_an_fp8_cache_is_loaded_16_bytes_at_a_time_and_does_not_spill(capability
         ("long-rows", {"only": MATRIX_KERNELS}),
         ("wide-heads", {"only": ("qkv", "attention", "combine"), "max_len": 20000}),
         ("one-kv-head", {"only": ("attention", "combine"), "max_len": 20000}),
+        ("window", {"only": ("attention", "combine"), "max_len": 20000}),
     ],
 )
 def test_other_models_load_16_bytes_at_a_time_and_do_not_spill(model, options):

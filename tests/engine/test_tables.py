@@ -53,6 +53,14 @@ def test_shapes_count_their_programs():
     assert AttentionShape(64, 66, 4).splits(2304) == 36
 
 
+@pytest.mark.parametrize(
+    ("max_len", "window", "splits"),
+    [(2304, 1, 1), (2304, 2, 2), (2304, 65, 2), (2304, 66, 3), (100, 66, 2), (100, 9999, 2)],
+)
+def test_a_window_has_no_more_programs_than_the_blocks_it_can_reach_into(max_len, window, splits):
+    assert AttentionShape(64, 66, 4).splits(max_len, window) == splits
+
+
 QWEN = load_model("qwen2.5-7b")
 # Hidden and intermediate size, heads, KV heads and head_dim of models from 0.5 to 405 billion weights.
 SIZES = {
@@ -90,6 +98,7 @@ def test_the_shapes_that_were_measured_are_the_defaults():
         down_proj=ProjectionShape(2, 2048, 10, 8, registers=80, ahead=5),
         head=RowShape(8, 4),
     )
+    assert default_shapes(QWEN, 132, kv="fp8").attention == AttentionShape(64, 99, 4)
     integers = default_shapes(QWEN, 132, "int8", "fp8")
     assert (integers.qkv, integers.gate_up) == (RowShape(4, 4, registers=96), RowShape(4, 4, registers=168))
     assert integers.o_proj == ProjectionShape(16, 2048, 2, 4, ahead=2)

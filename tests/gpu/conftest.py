@@ -59,11 +59,11 @@ def cut(name: str, layers: int) -> Any:
     return load_model(name).model_copy(update={"num_hidden_layers": layers})
 
 
-def shapes_of(spec: Any) -> Any:
+def shapes_of(spec: Any, kv: str) -> Any:
     from memfloor.engine.cuda.launch_shapes import default_shapes
 
     sms = torch.cuda.get_device_properties("cuda").multi_processor_count
-    return default_shapes(spec, sms)
+    return default_shapes(spec, sms, kv=kv)
 
 
 @pytest.fixture(scope="session")
@@ -81,14 +81,15 @@ def fill() -> Callable[[torch.Tensor], None]:
 
 @pytest.fixture(scope="session")
 def build(fill) -> Callable[..., Any]:
-    """Build a full-size model of a few layers; the same weights and cache each time."""
+    """Build a full-size model of a few layers, which slide with a window; the same weights and cache each time."""
 
-    def model_of(name: str, layers: int, pdl: str, kv: str = "bf16") -> Any:
+    def model_of(name: str, layers: int, pdl: str, kv: str = "bf16", window: int | None = None) -> Any:
         from memfloor.engine.cuda.model import DecodeModel
         from memfloor.engine.kernels.dependency import MODES
 
-        spec = cut(name, layers)
-        model = DecodeModel(spec, weights_of(name, layers), MAX_LEN, shapes_of(spec), MODES[pdl], kv)
+        slides = {"sliding_window": window, "num_sliding_layers": layers if window else 0}
+        spec = cut(name, layers).model_copy(update=slides)
+        model = DecodeModel(spec, weights_of(name, layers), MAX_LEN, shapes_of(spec, kv), MODES[pdl], kv)
         fill(model.cache)
         return model
 

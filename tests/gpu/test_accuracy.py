@@ -73,11 +73,18 @@ def test_a_whole_model_is_as_near_to_float32_as_transformers_in_bf16(whole, prom
 
 @pytest.mark.parametrize("position", [0, 63, 64, 2048])
 @pytest.mark.parametrize(
-    ("name", "layers", "kv"),
-    [("qwen2.5-7b", 1, "bf16"), ("qwen2.5-7b", 2, "bf16"), ("qwen3-8b", 1, "bf16"), ("qwen2.5-7b", 1, "fp8")],
+    ("name", "layers", "kv", "window"),
+    [
+        ("qwen2.5-7b", 1, "bf16", None),
+        ("qwen2.5-7b", 2, "bf16", None),
+        ("qwen3-8b", 1, "bf16", None),
+        ("qwen2.5-7b", 1, "fp8", None),
+        ("qwen2.5-7b", 2, "bf16", 300),
+        ("qwen3-8b", 2, "fp8", 65),
+    ],
 )
-def test_logits_agree_with_float32(build, name, layers, kv, position, pdl):
-    model = build(name, layers, pdl, kv)
+def test_logits_agree_with_float32(build, name, layers, kv, window, position, pdl):
+    model = build(name, layers, pdl, kv, window)
     want = reference_logits(model.spec, model.weights, model.cache, model.rope, 77, position)
     decoder = Decoder(model, "eager")
     decoder.start(77, position)

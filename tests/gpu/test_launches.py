@@ -40,8 +40,9 @@ def test_every_launch_gives_the_bits_of_eager_without_overlap(build, pdl, launch
     assert_same_bits(got, want)
 
 
-def test_a_graph_captured_at_position_10_serves_position_2000(build, fill, pdl):
-    model = build(NAME, LAYERS, pdl)
+@pytest.mark.parametrize("window", [None, 300])
+def test_a_graph_captured_at_position_10_serves_position_2000(build, fill, pdl, window):
+    model = build(NAME, LAYERS, pdl, window=window)
     model.start(77, 10)
     # Compiles every kernel.
     model.plan.issue()
@@ -53,7 +54,7 @@ def test_a_graph_captured_at_position_10_serves_position_2000(build, fill, pdl):
     for _ in range(8):
         captured.issue()
     got = model.ring()[2000:2008], model.logits, model.cache
-    fresh = Decoder(build(NAME, LAYERS, pdl), "graph")
+    fresh = Decoder(build(NAME, LAYERS, pdl, window=window), "graph")
     assert_same_bits(got, outcome(fresh, 2000, 8))
 
 

@@ -26,7 +26,7 @@ def reference_logits(
     Args:
         spec: The model.
         weights: Packed weights; quantised ones stand for what they dequantise to.
-        cache: [L, 2, Hkv, max_len, D]; slots below `position` are attended to.
+        cache: [L, 2, Hkv, max_len, D]; slots below `position` are attended to, those in a layer's window.
         rope: Cosines and sines [positions, D / 2].
         token: The token decoded.
         position: Its slot.
@@ -34,8 +34,8 @@ def reference_logits(
     layers = weights.layers
     next_norms = [layer.input_norm for layer in layers[1:]] + [weights.final_norm]
     residual, normed, squares = embed(token, weights.embedding, layers[0].input_norm)
-    for layer, layer_cache, next_norm in zip(layers, cache, next_norms, strict=True):
-        attended = _attend(spec, layer, layer_cache, rope, (normed, squares), position)
+    for index, (layer, layer_cache, next_norm) in enumerate(zip(layers, cache, next_norms, strict=True)):
+        attended = _attend(spec, layer, layer_cache, rope, (normed, squares), position, spec.window_of(index))
         residual, normed, squares = projection(
             attended, dequantize(layer.o_proj), layer.o_bias, residual, layer.post_norm
         )
@@ -52,7 +52,8 @@ def _attend(
     rope: tuple[torch.Tensor, torch.Tensor],
     normed: tuple[torch.Tensor, torch.Tensor],
     position: int,
+    window: int,
 ) -> torch.Tensor:
     heads = qkv(*normed, dequantize(layer.qkv), layer.qkv_bias, spec.rms_norm_eps)
-    out, _, _ = attention(heads, position, *rope, cache[0], cache[1], layer.qk_norm, spec.rms_norm_eps)
+    out, _, _ = attention(heads, position, *rope, cache[0], cache[1], layer.qk_norm, spec.rms_norm_eps, window)
     return out.flatten()

@@ -47,6 +47,12 @@ class ModelSpec(BaseModel):
         shape = self.model_dump_json(exclude={"name", "source"})
         return sha256(shape.encode()).hexdigest()[:8]
 
+    def window_of(self, layer: int) -> int:
+        """Return how many slots a token sees in a decoder block, its own included; 0 is all."""
+        # The last blocks slide, as in transformers' `max_window_layers`.
+        slides = layer >= self.num_hidden_layers - self.num_sliding_layers
+        return self.sliding_window or 0 if slides else 0
+
     @model_validator(mode="after")
     def _check(self) -> "ModelSpec":
         if self.model_type not in KNOWN_MODEL_TYPES:

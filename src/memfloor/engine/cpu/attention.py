@@ -83,7 +83,7 @@ class CpuAttention:
         step.set_rope(np.ones(angles, np.float32), np.zeros(angles, np.float32))
         join = self._matrix(rows, query, numbers)
         for layer in range(layers):
-            step.add_attention(self.cache, layer, self._window(layer), None, None)
+            step.add_attention(self.cache, layer, spec.window_of(layer), None, None)
             step.add_output(join, None)
         embedding = self._matrix(1, rows, np.zeros)
         # Never run: a step needs them to be whole.
@@ -97,7 +97,3 @@ class CpuAttention:
         matrix = native().Matrix("bf16", rows, columns)
         matrix.write_float(numbers((rows, columns), np.float32).ravel(), 0, 1, self.pool)
         return matrix
-
-    def _window(self, layer: int) -> int:
-        slides = layer >= self.spec.num_hidden_layers - self.spec.num_sliding_layers
-        return self.spec.sliding_window or 0 if slides else 0

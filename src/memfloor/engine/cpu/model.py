@@ -171,7 +171,7 @@ class CpuModel:
         )
         self._add(
             "attention",
-            step.add_attention(self.cache, index, self._window(index), layer.q_norm, layer.k_norm),
+            step.add_attention(self.cache, index, self.spec.window_of(index), layer.q_norm, layer.k_norm),
             None,
             layer.q_norm,
             layer.k_norm,
@@ -191,11 +191,6 @@ class CpuModel:
         self._add("head", step.add_head(weights.head, weights.final_norm), weights.head, weights.final_norm)
         # One row of the embedding, in bf16.
         self._calls.append(self._call("sample", step.add_sample(weights.embedding), 2 * self.spec.hidden_size))
-
-    def _window(self, layer: int) -> int:
-        # The last layers slide, as in transformers' `max_window_layers`.
-        slides = layer >= self.spec.num_hidden_layers - self.spec.num_sliding_layers
-        return self.spec.sliding_window or 0 if slides else 0
 
     def _add(self, op: str, index: int, matrix: Any, *vectors: Bits | None) -> None:
         matrix_bytes = 0 if matrix is None else matrix.size_bytes

@@ -41,9 +41,10 @@ class CudaAttention:
         self._calls: list[KernelCall] = []
 
     def add_layer(self, query: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Fill the next layer from a query [H, D] and all keys and values [Hkv, S, D], the token's own the last."""
-        cache = self.cache[len(self.outputs)]
-        cache[0], cache[1] = keys, values
+        """Fill the next layer from a query [H, D] and the keys and values it sees [Hkv, S, D], its own last."""
+        layer = len(self.outputs)
+        cache = self.cache[layer]
+        cache[:, :, -keys.shape[1] :] = torch.stack([keys, values])
         # What the projection's kernel leaves: queries times the softmax's scale and log2(e), in float32.
         scaled = query.float() * (math.log2(math.e) / self.spec.head_dim**0.5)
         token = torch.cat([part.flatten().float() for part in (scaled, keys[:, -1], values[:, -1])])
@@ -59,6 +60,7 @@ class CudaAttention:
             eps=self.spec.rms_norm_eps,
             shape=self.shape,
             pdl=self.pdl,
+            window=self.spec.window_of(layer),
         )
 
     @property

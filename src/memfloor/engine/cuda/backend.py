@@ -63,7 +63,6 @@ def cell_reason(cell: Cell) -> str | None:
     refused = {
         f"batch {workload.batch} is not 1": workload.batch != 1,
         f"KV format {workload.kv} is not {' or '.join(KV_FORMATS)}": workload.kv not in KV_FORMATS,
-        "sliding-window attention is not supported": spec.num_sliding_layers > 0,
         "biases in the MLP are not supported": spec.mlp_bias,
         f"head_dim {spec.head_dim} is not a power of two": spec.head_dim & (spec.head_dim - 1) != 0,
     }
@@ -114,7 +113,8 @@ def launch_shapes(cell: Cell) -> "LaunchShapes":
     from memfloor.engine.cuda.launch_shapes import default_shapes
     from memfloor.engine.cuda.tuning import TunedOn, load_shapes
 
-    spec, formats = cell.spec, (cell.workload.weights, cell.workload.head)
+    spec, workload = cell.spec, cell.workload
+    formats = (workload.weights, workload.head, workload.kv)
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     if not _is_tuned(cell):
         return default_shapes(spec, properties.multi_processor_count, *formats)

@@ -5,7 +5,7 @@ from typing import Any
 
 from memfloor.errors import UsageError
 from memfloor.floor import projections
-from memfloor.spec import ModelSpec, weight_format
+from memfloor.spec import ModelSpec, kv_format, weight_format
 
 # What the registers of one program hold: of a row, of a head, and of the splits that are joined, 128 numbers a lane.
 LONGEST_ROW, LARGEST_HEAD = 16384, 256
@@ -101,9 +101,11 @@ class AttentionShape:
     max_splits: int
     warps: int
 
-    def splits(self, max_len: int) -> int:
-        """Return the programs per KV head for a cache of `max_len` slots."""
-        return min(self.max_splits, -(-max_len // self.block_s))
+    def splits(self, max_len: int, window: int = 0) -> int:
+        """Return the programs per KV head for a cache of `max_len` slots, of which a token sees `window`; 0 is all."""
+        # A window that begins within a block reaches into one block more.
+        seen = min(max_len, window - 1 + self.block_s) if window else max_len
+        return min(self.max_splits, -(-seen // self.block_s))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,9 @@ class LaunchShapes:
         )
 
 
-def default_shapes(spec: ModelSpec, sm_count: int, weights: str = "bf16", head: str = "bf16") -> LaunchShapes:
+def default_shapes(
+    spec: ModelSpec, sm_count: int, weights: str = "bf16", head: str = "bf16", kv: str = "bf16"
+) -> LaunchShapes:
     """Return the shapes that were fastest for Qwen-2.5-7B on an H200, scaled to other rows.
 
     Args:
@@ -136,6 +140,7 @@ def default_shapes(spec: ModelSpec, sm_count: int, weights: str = "bf16", head: 
         sm_count: Multiprocessors of the device.
         weights: Format of the attention and MLP weights.
         head: Format of the output head.
+        kv: Format of the KV cache.
 
     Raises:
         UsageError: A row or a head is too long to be held by one program.
@@ -144,7 +149,7 @@ def default_shapes(spec: ModelSpec, sm_count: int, weights: str = "bf16", head: 
     if problem is not None:
         raise UsageError(problem)
     cut = _Cut(spec, sm_count)
-    return LaunchShapes(**cut.layers(weights), attention=cut.attention(), head=cut.head(head)).fitted(spec)
+    return LaunchShapes(**cut.layers(weights), attention=cut.attention(kv), head=cut.head(head)).fitted(spec)
 
 
 def refuse_model(spec: ModelSpec) -> str | None:
@@ -163,10 +168,14 @@ class _Cut:
     spec: ModelSpec
     sm_count: int
 
-    def attention(self) -> AttentionShape:
-        """Return the shape of attention: two blocks of keys and values are held at a time, and all joined splits."""
+    def attention(self, kv: str) -> AttentionShape:
+        """Return the shape of attention: two blocks of keys and values are held at a time, and all joined splits.
+
+        Where a block takes half the bytes there is room in the registers for one program more, to ask for as many.
+        """
         kv_heads, head_dim = self.spec.num_key_value_heads, self.spec.head_dim
-        splits = min(2 * self.sm_count // kv_heads, JOINED_NUMBERS // head_dim)
+        programs_per_sm = 3 if kv_format(kv).bits == 8 else 2
+        splits = min(programs_per_sm * self.sm_count // kv_heads, JOINED_NUMBERS // head_dim)
         return AttentionShape(block_s=64 if head_dim <= 128 else 32, max_splits=max(1, splits), warps=4)
 
     def layers(self, form: str) -> dict[str, Any]:

@@ -174,10 +174,10 @@ class DecodeModel:
         next_norms = [layer.input_norm for layer in layers[1:]] + [self.weights.final_norm]
         calls = []
         for index, (layer, next_norm) in enumerate(zip(layers, next_norms, strict=True)):
-            calls += self._attention_calls(layer, self.cache[index]) + self._mlp_calls(layer, next_norm)
+            calls += self._attention_calls(index, layer) + self._mlp_calls(layer, next_norm)
         return calls + self._output_calls()
 
-    def _attention_calls(self, layer: LayerWeights, cache: torch.Tensor) -> list[KernelCall]:
+    def _attention_calls(self, index: int, layer: LayerWeights) -> list[KernelCall]:
         eps, shapes = self.spec.rms_norm_eps, self.shapes
         qkv = qkv_call(
             self.normed,
@@ -194,12 +194,13 @@ class DecodeModel:
         attention = attention_calls(
             self.heads,
             self.position,
-            cache,
+            self.cache[index],
             self.attended,
             self.attention_scratch,
             eps=eps,
             shape=shapes.attention,
             pdl=self.pdl,
+            window=self.spec.window_of(index),
         )
         o_proj = projection_call(
             self.attended,

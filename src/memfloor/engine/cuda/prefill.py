@@ -108,12 +108,12 @@ class Prompt:
 
     def _attend(self, index: int, query: torch.Tensor, first: int) -> torch.Tensor:
         """Return the attention of queries at slots from `first` on to all slots up to their own, [T, H * D]."""
-        tokens = query.shape[1]
+        tokens, window = query.shape[1], self.spec.window_of(index)
         keys, values = self.cache[index, :, :, : first + tokens].to(torch.bfloat16).unsqueeze(1).unbind()
         seen = None
-        if first:
+        if first or 0 < window < tokens:
             ones = torch.ones(tokens, first + tokens, dtype=torch.bool, device=query.device)
-            seen = ones.tril(first)
+            seen = ones.tril(first).triu(first + 1 - window if window else -tokens)
         out = scaled_dot_product_attention(
             query[None], keys, values, attn_mask=seen, is_causal=seen is None, enable_gqa=True
         )

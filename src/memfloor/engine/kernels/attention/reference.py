@@ -19,6 +19,7 @@ def attention(
     v_cache: torch.Tensor,
     qk_norm: tuple[torch.Tensor, torch.Tensor] | None,
     eps: float,
+    window: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return one token's attention [H, D], and its rotated key and its value [Hkv, D] as the cache keeps them; float32.
 
@@ -31,6 +32,7 @@ def attention(
         v_cache: [Hkv, max_len, D].
         qk_norm: Weights of the norms of Q and K heads [D] each, or None.
         eps: Added to the mean squares.
+        window: Slots that the token sees, its own included; 0 is all.
     """
     kv_heads, _, head_dim = k_cache.shape
     rows = qkv.float().view(-1, head_dim)
@@ -39,8 +41,9 @@ def attention(
         q, k = rms_norm(q, qk_norm[0], eps), rms_norm(k, qk_norm[1], eps)
     q, k = rotate(q, cos[position], sin[position]), rotate(k, cos[position], sin[position])
     k, v = k.to(k_cache.dtype).float(), v.to(v_cache.dtype).float()
-    keys = torch.cat([k_cache[:, :position].float(), k[:, None]], dim=1)
-    values = torch.cat([v_cache[:, :position].float(), v[:, None]], dim=1)
+    first = max(0, position + 1 - window) if window else 0
+    keys = torch.cat([k_cache[:, first:position].float(), k[:, None]], dim=1)
+    values = torch.cat([v_cache[:, first:position].float(), v[:, None]], dim=1)
     grouped = q.view(kv_heads, -1, head_dim)
     weights = torch.softmax(grouped @ keys.transpose(1, 2) / head_dim**0.5, dim=-1)
     return (weights @ values).view(-1, head_dim), k, v

@@ -10,6 +10,9 @@ from memfloor.engine.kernels.dependency import (
     wait_for_previous,
 )
 
+# Below every score, and a number: what is below it by any amount has a weight of zero and not NaN.
+LOWEST = tl.constexpr(-3.0e38)
+
 
 @triton.jit
 def attention_kernel(
@@ -30,15 +33,18 @@ def attention_kernel(
     EPS: tl.constexpr,
     BLOCK_S: tl.constexpr,
     SPLITS: tl.constexpr,
+    WINDOW: tl.constexpr,
     DOT_TYPE: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
     """Attend from one token to each split of the slots before its position in a cache [HKV, MAX_LEN, D], bf16 or fp8.
 
+    With a WINDOW only its last WINDOW - 1 slots are read, all with 0; the token itself is the window's last.
     heads begins with the rotated queries [HKV, GROUP, D], float32, times the softmax's scale and log2(e); with QK_NORM
     their squares [HKV, GROUP, D / 2] give the norms that they lack. The grid is HKV * SPLITS; split s of a KV head
-    takes blocks s, s + SPLITS, … of BLOCK_S slots. Each split leaves its greatest score and sum of weights [HKV, GROUP,
-    SPLITS], minus infinity and zero if it has no slots, and those with slots their partial [HKV, GROUP, SPLITS, D].
+    takes those blocks of BLOCK_S slots whose number is s modulo SPLITS. Each split leaves its greatest score and sum of
+    weights [HKV, GROUP, SPLITS], LOWEST and zero if it has no slots, and those with slots their partial [HKV, GROUP,
+    SPLITS, D].
     """
     head = tl.program_id(0) % HKV
     split = tl.program_id(0) // HKV
@@ -46,10 +52,13 @@ def attention_kernel(
     wait_before_constants(PDL)
     k_base = k_cache_ptr + head * (MAX_LEN * D)
     v_base = v_cache_ptr + head * (MAX_LEN * D)
-    # Before the wait the position may still be the previous step's: allow for one slot more.
-    bound = tl.minimum(tl.load(position_ptr, volatile=True) + 1, MAX_LEN)
-    k = _load_slots(k_base, split * BLOCK_S, bound, D, BLOCK_S)
-    v = _load_slots(v_base, split * BLOCK_S, bound, D, BLOCK_S)
+    # Before the wait the position may still be the previous step's: allow for one slot more at either end.
+    early = tl.load(position_ptr, volatile=True)
+    low = _window_start(early, WINDOW)
+    first = _first_block(low, split, BLOCK_S, SPLITS, WINDOW)
+    bound = tl.minimum(early + 1, MAX_LEN)
+    k = _load_slots(k_base, first * BLOCK_S, low, bound, D, BLOCK_S, WINDOW)
+    v = _load_slots(v_base, first * BLOCK_S, low, bound, D, BLOCK_S, WINDOW)
     wait_after_constants(PDL)
     position = tl.load(position_ptr, volatile=True)
     group = tl.arange(0, BLOCK_G)
@@ -59,28 +68,29 @@ def attention_kernel(
     q = tl.load(heads_ptr + query[:, None] * D + dims, mask=real[:, None], other=0.0)
     if QK_NORM:
         q *= head_norm(squares_ptr + query[:, None] * (D // 2), real[:, None], D, EPS)[:, None]
-    q = q.to(DOT_TYPE)
+    q = _rounded(q, DOT_TYPE)
+    low = _window_start(position, WINDOW)
     num_blocks = (position + BLOCK_S - 1) // BLOCK_S
     row = query * SPLITS + split
-    top = tl.full((BLOCK_G,), float("-inf"), dtype=tl.float32)
+    top = tl.full((BLOCK_G,), LOWEST, dtype=tl.float32)
     total = tl.zeros((BLOCK_G,), dtype=tl.float32)
-    if split < num_blocks:
+    if first < num_blocks:
         acc = tl.zeros((BLOCK_G, D), dtype=tl.float32)
-        for block in range(split, num_blocks, SPLITS):
-            next_k = _load_slots(k_base, (block + SPLITS) * BLOCK_S, position, D, BLOCK_S)
-            next_v = _load_slots(v_base, (block + SPLITS) * BLOCK_S, position, D, BLOCK_S)
+        slots = first * BLOCK_S + tl.arange(0, BLOCK_S)
+        # A slot that was loaded and is not to be seen must not be able to hold a NaN.
+        if (first + 1) * BLOCK_S > position or first * BLOCK_S < low:
+            v = tl.where(_seen(slots, low, position, WINDOW)[:, None], v, 0.0)
+        for block in range(first, num_blocks, SPLITS):
+            next_k = _load_slots(k_base, (block + SPLITS) * BLOCK_S, low, position, D, BLOCK_S, WINDOW)
+            next_v = _load_slots(v_base, (block + SPLITS) * BLOCK_S, low, position, D, BLOCK_S, WINDOW)
             slots = block * BLOCK_S + tl.arange(0, BLOCK_S)
-            values = v.to(DOT_TYPE)
-            if (block + 1) * BLOCK_S > position:
-                # A slot that was loaded and is not to be seen must not be able to hold a NaN.
-                values = tl.where((slots < position)[:, None], values, 0.0)
             scores = tl.dot(q, tl.trans(k.to(DOT_TYPE)))
-            scores = tl.where((slots < position)[None, :], scores, float("-inf"))
+            scores = tl.where(_seen(slots, low, position, WINDOW)[None, :], scores, float("-inf"))
             new_top = tl.maximum(top, tl.max(scores, axis=1))
             weights = tl.exp2(scores - new_top[:, None])
             decay = tl.exp2(top - new_top)
             total = total * decay + tl.sum(weights, axis=1)
-            acc = acc * decay[:, None] + tl.dot(weights.to(DOT_TYPE), values)
+            acc = acc * decay[:, None] + tl.dot(weights.to(DOT_TYPE), v.to(DOT_TYPE))
             top = new_top
             k = next_k
             v = next_v
@@ -109,6 +119,7 @@ def combine_kernel(
     EPS: tl.constexpr,
     SPLITS: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
+    DOT_TYPE: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
     """Write the attention [H, D], bf16, from the splits' partials and the token's own key and value.
@@ -125,7 +136,7 @@ def combine_kernel(
     row = head * SPLITS + splits
     dims = tl.arange(0, D)
     partial = tl.load(partial_ptr + row[:, None] * D + dims[None, :], mask=real[:, None], other=0.0)
-    tops = tl.load(max_ptr + row, mask=real, other=float("-inf"))
+    tops = tl.load(max_ptr + row, mask=real, other=LOWEST)
     sums = tl.load(sum_ptr + row, mask=real, other=0.0)
     query = tl.load(heads_ptr + head * D + dims)
     key = tl.load(heads_ptr + (H + kv_head) * D + dims)
@@ -139,7 +150,7 @@ def combine_kernel(
         tl.store(k_cache_ptr + slot + dims, key)
         tl.store(v_cache_ptr + slot + dims, value)
     # The query as the splits' products take it.
-    score = tl.sum(query.to(out_ptr.dtype.element_ty).to(tl.float32) * key.to(tl.float32), axis=0)
+    score = tl.sum(_rounded(query, DOT_TYPE).to(tl.float32) * key.to(tl.float32), axis=0)
     top = tl.maximum(tl.max(tops, axis=0), score)
     weights = tl.exp2(tops - top)
     own = tl.exp2(score - top)
@@ -157,8 +168,52 @@ def head_norm(squares_ptr: tl.tensor, real: tl.tensor, D: tl.constexpr, EPS: tl.
 
 
 @triton.jit
-def _load_slots(
-    base_ptr: tl.tensor, slot: tl.tensor, bound: tl.tensor, D: tl.constexpr, BLOCK_S: tl.constexpr
+def _rounded(query: tl.tensor, TYPE: tl.constexpr) -> tl.tensor:
+    """Return queries as products take them; what is beyond float16's greatest number becomes that."""
+    if tl.float16 == TYPE:
+        query = tl.clamp(query, -65504.0, 65504.0, propagate_nan=tl.PropagateNan.ALL)
+    return query.to(TYPE)
+
+
+@triton.jit
+def _window_start(position: tl.tensor, WINDOW: tl.constexpr) -> tl.tensor:
+    """Return the first slot that a token at a position sees."""
+    if WINDOW == 0:
+        return 0
+    return tl.maximum(position + 1 - WINDOW, 0)
+
+
+@triton.jit
+def _first_block(
+    low: tl.tensor, split: tl.tensor, BLOCK_S: tl.constexpr, SPLITS: tl.constexpr, WINDOW: tl.constexpr
 ) -> tl.tensor:
+    """Return the first block of a split that reaches beyond slot `low`."""
+    if WINDOW == 0:
+        return split
+    lowest = low // BLOCK_S
+    return lowest + (split + SPLITS - lowest % SPLITS) % SPLITS
+
+
+@triton.jit
+def _seen(slots: tl.tensor, low: tl.tensor, bound: tl.tensor, WINDOW: tl.constexpr) -> tl.tensor:
+    """Tell which slots lie in [low, bound); without a WINDOW `low` is 0."""
+    seen = slots < bound
+    if WINDOW > 0:
+        seen = seen & (slots >= low)
+    return seen
+
+
+@triton.jit
+def _load_slots(
+    base_ptr: tl.tensor,
+    slot: tl.tensor,
+    low: tl.tensor,
+    bound: tl.tensor,
+    D: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    WINDOW: tl.constexpr,
+) -> tl.tensor:
+    """Load the slots [BLOCK_S, D] from `slot` on that lie in [low, bound); zeros elsewhere."""
     slots = slot + tl.arange(0, BLOCK_S)[:, None]
-    return tl.load(base_ptr + slots * D + tl.arange(0, D)[None, :], mask=slots < bound, other=0.0)
+    mask = _seen(slots, low, bound, WINDOW)
+    return tl.load(base_ptr + slots * D + tl.arange(0, D)[None, :], mask=mask, other=0.0)
