@@ -22,7 +22,15 @@ from memfloor.report.sql import run_query, tables_of
 from memfloor.report.weight_figure import published_bars
 from memfloor.report.weight_ladder import ladders_in, saving
 from memfloor.report.weight_section import weight_section
-from memfloor.report.weight_tables import QUALITY_COLUMNS, TRAFFIC_COLUMNS, WHY_COLUMNS, traffic_row, why_row
+from memfloor.report.weight_tables import (
+    QUALITY_COLUMNS,
+    TRAFFIC_COLUMNS,
+    WHY_COLUMNS,
+    quality_rows,
+    traffic_row,
+    why_row,
+    why_rows,
+)
 from memfloor.spec import Workload
 
 SESSION = "d" * 32
@@ -232,8 +240,8 @@ def test_a_row_says_in_milliseconds_who_owns_the_time_beyond_the_floor(cell_of, 
     assert (cells["step"], cells["dequantisation"], cells["host and launch"]) == ("10.000", "3.000", "4.000")
     assert cells["why"] == "most of the rest: host and launch"
     # 100 rows of 64 in bf16, at 1 GB/s.
-    assert cells["head at 16 bits, in the floor"] == "0.013"
-    assert why_row(ladder.baseline) == ["baseline", *["-"] * (len(WHY_COLUMNS) - 2), "no trace sees it"]
+    assert cells["16-bit head"] == "0.013"
+    assert why_row(ladder.baseline) == ["hf-eager (baseline)", *["-"] * (len(WHY_COLUMNS) - 2), "no trace sees it"]
 
 
 def test_a_quality_is_what_its_tokens_say_together():
@@ -275,6 +283,18 @@ def test_the_page_has_both_tables_the_quality_and_figure_8(full_ladder):
     for words in ("2.00e-01", "50.0 %", "out of memory: 9 TB", "<svg", "published", "of which perplexity says little"):
         assert words in html
     assert weight_section([]) == ""
+
+
+def test_what_was_not_asked_for_is_said_and_has_no_table(cell_of, took, ladder_of):
+    base, narrow = cell_of("hf-eager"), cell_of("engine", weights="int8")
+    ladder = ladder_of(base, {"p,q": narrow}, [*took(base, {0: 0.02}), *took(narrow, {0: 0.01})])
+    assert (why_rows(ladder), quality_rows(ladder)) == ([], [])
+    html = weight_section([ladder])
+    assert "no anatomy was taken (--anatomies)" in html
+    assert "No quality was taken (--quality-tokens)" in html
+    assert html.count("<table>") == 1
+    # A long name may be broken between options.
+    assert "p,<wbr>q" in html
 
 
 def test_the_command_that_takes_it_again_names_every_path(full_ladder):

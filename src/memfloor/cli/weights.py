@@ -129,6 +129,10 @@ def _print(ladders: "Sequence[WeightLadder]", folder: Path) -> None:
             for row in (tables.TRAFFIC_COLUMNS, *map(tables.traffic_row, ladder.rows))
         )
         print_wide_table(title, columns, rows, tables.WIDE_TABLE, tables.NARROW)
-        print_table("Where the time beyond the floor goes", tables.WHY_COLUMNS, map(tables.why_row, ladder.rows))
-        print_table("Quality beside it", tables.QUALITY_COLUMNS, tables.quality_rows(ladder))
+        for heading, names, found in (
+            ("Where the time beyond the floor goes, ms", tables.WHY_COLUMNS, tables.why_rows(ladder)),
+            ("Quality beside it", tables.QUALITY_COLUMNS, tables.quality_rows(ladder)),
+        ):
+            if found:
+                print_table(heading, names, found)
         print_text("\n".join(tables.ladder_lines(ladder)))

@@ -11,6 +11,7 @@ from memfloor.experiments.comparing import Pair, RuntimeText, identity
 from memfloor.experiments.session import Session
 from memfloor.experiments.study import grid
 from memfloor.record import Anatomy, Arm, ArmObservation, Cell, Store
+from memfloor.report.tables import runtime_label
 
 EVERYWHERE = ("cpu", "cuda")
 BASELINE = "bf16"
@@ -162,7 +163,7 @@ def take_apart(
     """
     taken, problems = list(session.anatomies), list(session.observations)
     for arm, cell in not_taken_apart(session, anatomies):
-        on_phase(f"taking {cell.runtime_text} at context {cell.workload.context_len} apart")
+        on_phase(f"taking {runtime_label(cell)} at context {cell.workload.context_len} apart")
         plan = _anatomy_plan(session, cell, anatomies, time_limit_seconds)
         wanted = anatomies - len(_numbers(session, cell))
         found, problem = _anatomies(plan, store, _numbers(session, cell))

@@ -17,7 +17,7 @@ from memfloor.report.weight_tables import (
     ladder_title,
     quality_rows,
     traffic_row,
-    why_row,
+    why_rows,
 )
 
 CAPTION = (
@@ -53,9 +53,7 @@ def weight_section(ladders: Sequence[WeightLadder]) -> str:
 def _section(ladder: WeightLadder) -> LadderSection:
     tables: list[Table] = [
         (TRAFFIC, TRAFFIC_COLUMNS, list(map(traffic_row, ladder.rows))),
-        (WHY, WHY_COLUMNS, list(map(why_row, ladder.rows))),
+        (WHY, WHY_COLUMNS, why_rows(ladder)),
+        (QUALITY, QUALITY_COLUMNS, quality_rows(ladder)),
     ]
-    qualities = quality_rows(ladder)
-    if qualities:
-        tables.append((QUALITY, QUALITY_COLUMNS, qualities))
-    return LadderSection(ladder_title(ladder), tables, ladder_lines(ladder))
+    return LadderSection(ladder_title(ladder), [table for table in tables if table[-1]], ladder_lines(ladder))
