@@ -282,6 +282,8 @@ def test_the_page_has_both_tables_the_quality_and_figure_8(full_ladder):
     assert "engine-int8<" not in html
     for words in ("2.00e-01", "50.0 %", "out of memory: 9 TB", "<svg", "published", "of which perplexity says little"):
         assert words in html
+    # What has no figures says why in their place.
+    assert f'colspan="{len(QUALITY_COLUMNS) - 1}">out of memory: 9 TB<' in html
     assert weight_section([]) == ""
 
 

@@ -31,7 +31,7 @@ PUBLISHED = (
     ("GPTQ, ExLlamaV2 (published)", "int4-g128", "l4_gptq_exllamav2_seconds"),
 )
 REASON_CHARACTERS = 60
-LABEL_CHARACTERS = 32
+LABEL_CHARACTERS = 46
 # Room beside the outermost speed-ups, as a factor.
 BESIDE = 1.3
 
@@ -123,7 +123,7 @@ def _draw_steps(axes: Axes, bars: Sequence[Bar], colour: str) -> None:
         if bar.floor is not None:
             axes.plot([bar.floor / MILLI] * 2, [place - 0.4, place + 0.4], color=THRESHOLD_COLOUR, linewidth=2)
         beside(axes, max((bar.step, *(bar.ci95 or ()))) / MILLI, place, f"{bar.step / MILLI:.4g}", 8)
-    axes.set_yticks(range(len(bars)), [_in_lines(bar.label) for bar in bars], fontsize=8)
+    axes.set_yticks(range(len(bars)), [_in_lines(bar.label) for bar in bars], fontsize=7)
     axes.set_ylim(len(bars) - 0.4, -0.6)
     axes.set_xlim(left=0)
     axes.margins(x=0.15)

@@ -10,6 +10,7 @@ from memfloor.report.figures import figure_svg
 from memfloor.report.weight_figure import weight_paths
 from memfloor.report.weight_ladder import WeightLadder
 from memfloor.report.weight_tables import (
+    NOTHING,
     QUALITY_COLUMNS,
     TRAFFIC_COLUMNS,
     WHY_COLUMNS,
@@ -56,4 +57,10 @@ def _section(ladder: WeightLadder) -> LadderSection:
         (WHY, WHY_COLUMNS, why_rows(ladder)),
         (QUALITY, QUALITY_COLUMNS, quality_rows(ladder)),
     ]
-    return LadderSection(ladder_title(ladder), [table for table in tables if table[-1]], ladder_lines(ladder))
+    shown = [(caption, columns, list(map(_shortened, rows))) for caption, columns, rows in tables if rows]
+    return LadderSection(ladder_title(ladder), shown, ladder_lines(ladder))
+
+
+def _shortened(row: Sequence[str]) -> Sequence[str]:
+    """Return a row without figures as its name and the reason, which then stands in their place."""
+    return (row[0], row[-1]) if set(row[1:-1]) == {NOTHING} else row
