@@ -26,6 +26,7 @@ from memfloor.report.weight_tables import (
     QUALITY_COLUMNS,
     TRAFFIC_COLUMNS,
     WHY_COLUMNS,
+    ladder_lines,
     quality_rows,
     traffic_row,
     why_row,
@@ -285,6 +286,27 @@ def test_the_page_has_both_tables_the_quality_and_figure_8(full_ladder):
     # What has no figures says why in their place.
     assert f'colspan="{len(QUALITY_COLUMNS) - 1}">out of memory: 9 TB<' in html
     assert weight_section([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("kernels", "words"),
+    [
+        ("own product: own::mm x14, 14 projections", "Kernels, p: own product: own::mm x14"),
+        ("unpacked: aten::mm x15, 14 projections and the head", "kernels than those of quantised weights, p: unpacked"),
+        ("not marlin-awq, marlin::mm x0 for 14 projections; unpacked: aten::mm x15", "weights, p: not marlin-awq"),
+        ("NOT AS ASKED: MatMul x3, not MatMulNBits alone", "weights, p: NOT AS ASKED"),
+    ],
+)
+def test_the_kernels_that_a_path_really_ran_are_said_and_others_than_its_own_flagged(
+    cell_of, took, ladder_of, kernels, words
+):
+    base, narrow = cell_of("hf-eager"), cell_of("hqq", weights="int4-g64")
+    records = [*took(base, {0: 0.02}), *took(narrow, {0: 0.01}, facts={"path": kernels})]
+    ladder = ladder_of(base, {"p": narrow}, records)
+    row = ladder.to_json()["paths"][0]
+    assert (row["kernels"], row["astray"]) == (kernels, not kernels.startswith("own"))
+    assert words in "\n".join(ladder_lines(ladder))
+    assert (ladder.baseline.kernels, ladder.baseline.astray) == (None, False)
 
 
 def test_what_was_not_asked_for_is_said_and_has_no_table(cell_of, took, ladder_of):

@@ -145,7 +145,12 @@ def ladder_lines(ladder: WeightLadder) -> list[str]:
         said.append("Who owns the rest of the time is not said: no anatomy was taken (--anatomies).")
     qualities = [row.quality for row in ladder.rows if row.quality]
     said.append(_given(qualities[0]) if qualities else "No quality was taken (--quality-tokens).")
+    said += [f"{_flag(row)}, {row_title(row)}: {row.kernels}." for row in ladder.rows if row.kernels]
     return said + [f"Alarm, {row_title(row)}: {text}." for row in ladder.rows for text in alarms_of(row.runs)]
+
+
+def _flag(row: WeightRow) -> str:
+    return "Flag, other kernels than those of quantised weights" if row.astray else "Kernels"
 
 
 def _given(quality: Quality) -> str:
