@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections import namedtuple
 from pathlib import Path
 
@@ -29,7 +30,10 @@ CONFIG = {
 # A process that a shell starts in the background inherits that interrupts are ignored.
 DRIVER = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "from memfloor.experiments import blocks; blocks.CHILD_MODULE = 'fake_child'; "
+    "from memfloor.experiments import anatomy, blocks, comparing, quality; "
+    "blocks.CHILD_MODULE = anatomy.TIMED_CHILD = 'fake_child'; "
+    "anatomy.TRACED_CHILD = comparing.TRACED_CHILD = 'fake_traced_child'; "
+    "quality.QUALITY_CHILD = 'fake_quality_child'; "
     "from memfloor.cli import main; main()"
 )
 Result = namedtuple("Result", "status out err")
@@ -102,14 +106,37 @@ def fake_child(monkeypatch, python_path):
 
 
 @pytest.fixture(scope="session")
-def start_study(tiny_model):
+def start_command():
+    """Return a function that starts a command with the fake children as a process of its own."""
+
+    def start(*arguments):
+        command = [sys.executable, "-c", DRIVER, *map(str, arguments)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, env=with_folder(CHILDREN), **pipes)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def wait_for_records():
+    """Return a function that waits until a folder holds so many records of a process that is still at work."""
+
+    def wait(folder, count, process):
+        deadline = time.monotonic() + 60
+        while len(list(folder.glob("*.json"))) < count:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def start_study(tiny_model, start_command):
     """Return a function that starts a study with the fake child as a process of its own."""
 
     def start(folder, *arguments):
-        study = ["study", "--model", tiny_model, "--device", "cpu", "--out", str(folder)]
-        command = [sys.executable, "-c", DRIVER, *study, *map(str, arguments)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, env=with_folder(CHILDREN), **pipes)
+        return start_command("study", "--model", tiny_model, "--device", "cpu", "--out", folder, *arguments)
 
     return start
 
@@ -135,13 +162,11 @@ def write_plan(tiny_model, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def start_sweep():
+def start_sweep(start_command):
     """Return a function that starts a sweep with the fake child as a process of its own."""
 
     def start(plan, folder, *arguments):
-        command = [sys.executable, "-c", DRIVER, "sweep", str(plan), "--out", str(folder), *map(str, arguments)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, env=with_folder(CHILDREN), **pipes)
+        return start_command("sweep", plan, "--out", folder, *arguments)
 
     return start
 

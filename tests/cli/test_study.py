@@ -42,14 +42,6 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.glob("*.json")}
 
 
-def wait_for_records(folder, count, process):
-    deadline = time.monotonic() + 60
-    while len(list(folder.glob("*.json"))) < count:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_every_block_holds_every_cell_once(plan):
     wanted = plan()
     order = blocks(wanted, {})
@@ -175,7 +167,7 @@ def test_an_unreadable_record_is_taken_again_and_left_where_it_lies(again, copie
     assert [(record["cell"]["workload"]["context_len"], record["block"]) for record in new] == [(64, 0)]
 
 
-def test_interrupted_by_the_terminal_it_resumes_where_it_was(start_study, tmp_path):
+def test_interrupted_by_the_terminal_it_resumes_where_it_was(start_study, wait_for_records, tmp_path):
     folder = tmp_path / "records"
     options = ("--context", f"{SLOW},64", "--runs", 3, *SHORT)
     study = start_study(folder, *options)
@@ -196,7 +188,7 @@ def test_interrupted_by_the_terminal_it_resumes_where_it_was(start_study, tmp_pa
     assert {name: contents(folder)[name] for name in kept} == kept
 
 
-def test_killed_at_any_moment_it_loses_no_finished_run_and_takes_none_twice(start_study, tmp_path):
+def test_killed_at_any_moment_it_loses_no_finished_run_and_takes_none_twice(start_study, wait_for_records, tmp_path):
     folder = tmp_path / "records"
     options = ("--context", f"{SLOW},64", "--runs", 6, *SHORT)
     moments = random.Random(20261123)

@@ -14,6 +14,7 @@ SHORT = ("--timed-steps", 4, "--device", "cpu", "--threads", 1)
 BARE = ("--anatomies", 0, "--quality-tokens", 0)
 ROW_KEYS = {
     *("path", "runtime", "step_seconds", "step_ci95_seconds", "fraction_of_ceiling", "bytes", "wide_head_bytes"),
+    *("kernels", "astray"),
     *("saving", "own_saving", "ledger", "untraced", "quality", "lost", "comparison"),
 }
 
@@ -97,6 +98,22 @@ def test_a_path_that_cannot_run_is_given_up_and_costs_no_other(memfloor, tiny_mo
     records = Store(tmp_path).contents().runs
     assert sorted(type(record).__name__ for record in records) == ["Run", "Skip", "Skip"]
     assert {record.reason for record in records if isinstance(record, Skip)} == {"batch 2 is not 1"}
+
+
+def test_what_cannot_run_as_asked_is_skipped_with_its_reason(memfloor, tiny_model, python_path, tmp_path):
+    # A library of a version that nobody tried, and groups of 128 weights in rows of 64.
+    (tmp_path / "hqq").mkdir()
+    (tmp_path / "hqq" / "__init__.py").touch()
+    (tmp_path / "hqq-9.9.dist-info").mkdir()
+    (tmp_path / "hqq-9.9.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: hqq\nVersion: 9.9\n")
+    python_path(tmp_path)
+    paths = ("--path", "hqq-int4", "--path", "engine-int4")
+    asked = (*paths, *SHORT, *BARE, "--context", 16, "--runs", 1, "--out", tmp_path / "runs", "--json")
+    done = memfloor("ab", "weights", tiny_model, *asked)
+    assert done.status == 1
+    lost = {row["path"]: row["lost"] for row in json.loads(done.out)["paths"]}
+    assert lost["hqq-int4"] == "hqq 9.9 was not tried; pip install 'memfloor[hqq]', which needs hqq>=0.2.8,<0.3"
+    assert lost["engine-int4"] == "hidden_size 64 is not a multiple of 128, as int4-g128 needs"
 
 
 def test_a_real_path_is_timed_judged_reported_and_drawn(memfloor, tiny_model, tmp_path):

@@ -102,7 +102,7 @@ def test_without_ceilings_beside_the_trace_all_steps_are_kept(anatomy_at):
 def test_states_that_too_few_of_both_met_are_refused(anatomy_at, timed, traced):
     ledger = make_ledger([anatomy_at(timed, traced)])
     assert ledger.verdict.startswith("refused: enough timed and traced steps met no bandwidth in common: ")
-    assert ledger.verdict.endswith("take more with --timed-steps and --traced-steps")
+    assert ledger.verdict.endswith("take more with --timed-steps, and --traced-steps of memfloor anatomy")
 
 
 def test_an_anatomy_without_steps_to_compare_is_left_out_of_a_ledger_and_said(anatomy_at):

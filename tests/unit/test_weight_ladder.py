@@ -22,7 +22,16 @@ from memfloor.report.sql import run_query, tables_of
 from memfloor.report.weight_figure import published_bars
 from memfloor.report.weight_ladder import ladders_in, saving
 from memfloor.report.weight_section import weight_section
-from memfloor.report.weight_tables import QUALITY_COLUMNS, TRAFFIC_COLUMNS, WHY_COLUMNS, traffic_row, why_row
+from memfloor.report.weight_tables import (
+    QUALITY_COLUMNS,
+    TRAFFIC_COLUMNS,
+    WHY_COLUMNS,
+    ladder_lines,
+    quality_rows,
+    traffic_row,
+    why_row,
+    why_rows,
+)
 from memfloor.spec import Workload
 
 SESSION = "d" * 32
@@ -232,8 +241,8 @@ def test_a_row_says_in_milliseconds_who_owns_the_time_beyond_the_floor(cell_of, 
     assert (cells["step"], cells["dequantisation"], cells["host and launch"]) == ("10.000", "3.000", "4.000")
     assert cells["why"] == "most of the rest: host and launch"
     # 100 rows of 64 in bf16, at 1 GB/s.
-    assert cells["head at 16 bits, in the floor"] == "0.013"
-    assert why_row(ladder.baseline) == ["baseline", *["-"] * (len(WHY_COLUMNS) - 2), "no trace sees it"]
+    assert cells["16-bit head"] == "0.013"
+    assert why_row(ladder.baseline) == ["hf-eager (baseline)", *["-"] * (len(WHY_COLUMNS) - 2), "no trace sees it"]
 
 
 def test_a_quality_is_what_its_tokens_say_together():
@@ -274,7 +283,42 @@ def test_the_page_has_both_tables_the_quality_and_figure_8(full_ladder):
     assert "engine-int8<" not in html
     for words in ("2.00e-01", "50.0 %", "out of memory: 9 TB", "<svg", "published", "of which perplexity says little"):
         assert words in html
+    # What has no figures says why in their place.
+    assert f'colspan="{len(QUALITY_COLUMNS) - 1}">out of memory: 9 TB<' in html
     assert weight_section([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("kernels", "words"),
+    [
+        ("own product: own::mm x14, 14 projections", "Kernels, p: own product: own::mm x14"),
+        ("unpacked: aten::mm x15, 14 projections and the head", "kernels than those of quantised weights, p: unpacked"),
+        ("not marlin-awq, marlin::mm x0 for 14 projections; unpacked: aten::mm x15", "weights, p: not marlin-awq"),
+        ("NOT AS ASKED: MatMul x3, not MatMulNBits alone", "weights, p: NOT AS ASKED"),
+    ],
+)
+def test_the_kernels_that_a_path_really_ran_are_said_and_others_than_its_own_flagged(
+    cell_of, took, ladder_of, kernels, words
+):
+    base, narrow = cell_of("hf-eager"), cell_of("hqq", weights="int4-g64")
+    records = [*took(base, {0: 0.02}), *took(narrow, {0: 0.01}, facts={"path": kernels})]
+    ladder = ladder_of(base, {"p": narrow}, records)
+    row = ladder.to_json()["paths"][0]
+    assert (row["kernels"], row["astray"]) == (kernels, not kernels.startswith("own"))
+    assert words in "\n".join(ladder_lines(ladder))
+    assert (ladder.baseline.kernels, ladder.baseline.astray) == (None, False)
+
+
+def test_what_was_not_asked_for_is_said_and_has_no_table(cell_of, took, ladder_of):
+    base, narrow = cell_of("hf-eager"), cell_of("engine", weights="int8")
+    ladder = ladder_of(base, {"p,q": narrow}, [*took(base, {0: 0.02}), *took(narrow, {0: 0.01})])
+    assert (why_rows(ladder), quality_rows(ladder)) == ([], [])
+    html = weight_section([ladder])
+    assert "no anatomy was taken (--anatomies)" in html
+    assert "No quality was taken (--quality-tokens)" in html
+    assert html.count("<table>") == 1
+    # A long name may be broken between options.
+    assert "p,<wbr>q" in html
 
 
 def test_the_command_that_takes_it_again_names_every_path(full_ladder):

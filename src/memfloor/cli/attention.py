@@ -5,21 +5,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from memfloor.cli.measure import (
-    DEFAULTS,
-    EXIT_NOTHING_MEASURED,
-    EXIT_REFUSED,
-    RunOptions,
-    chosen_device,
-    protocol,
-    run_count,
-    time_limit,
-)
+from memfloor.cli.comparing import Agreed, take_session, terms_of
+from memfloor.cli.measure import DEFAULTS, EXIT_NOTHING_MEASURED, EXIT_REFUSED, RunOptions, chosen_device
 from memfloor.cli.output import print_json, print_text, print_wide_table
-from memfloor.cli.parse import check_margin, parse_counts, parse_runtime
-from memfloor.cli.progress import SessionProgress
+from memfloor.cli.parse import parse_counts, parse_runtime
 from memfloor.errors import UsageError
-from memfloor.record import Store
 from memfloor.report.attention import Attention, attention_of, lost_json
 from memfloor.report.attention_table import ATTENTION_COLUMNS, NARROW, WIDE_TABLE, attention_row, row_title, skipped_row
 from memfloor.report.colours import first_word
@@ -50,12 +40,11 @@ def attention(
         margin: Share by which a backend may differ from sdpa and be called equivalent.
         options: How runs are taken; --runs are blocks, 3 unless given.
     """
-    from memfloor.experiments.attention import DEFAULT_RUNS, attention_cells, take_attention
-    from memfloor.experiments.comparing import Terms
+    from memfloor.experiments.attention import DEFAULT_RUNS, attention_pairs
 
-    _check(margin, options)
+    _check(options)
     device = chosen_device(options)
-    cells = attention_cells(
+    pairs = attention_pairs(
         model,
         parse_counts(context, "context"),
         [parse_runtime(text) for text in backend or ()],
@@ -63,13 +52,8 @@ def attention(
         batch=parse_counts(options.batch, "batch"),
         threads=options.threads,
     )
-    runs, limit = run_count(options, DEFAULT_RUNS), time_limit(options)
-    terms = Terms("ab", runs, protocol(options, device), options.seed, margin)
-    store = Store(options.out)
-    store.open_for_writing()
-    with SessionProgress() as progress:
-        comparisons, taken = take_attention(cells, terms, store, progress, limit)
-    _show(attention_of(comparisons, taken), options)
+    _, session = take_session(pairs, terms_of("ab", Agreed(margin), options, DEFAULT_RUNS, device), options)
+    _show(attention_of(session.comparisons, session.records), options)
 
 
 def _show(found: Attention, options: RunOptions) -> None:
@@ -96,8 +80,7 @@ def _reasons(found: Attention) -> list[str]:
     return skipped + [f"{row_title(row)}: {row.verdict}" for row in said]
 
 
-def _check(margin: float, options: RunOptions) -> None:
-    check_margin(margin)
+def _check(options: RunOptions) -> None:
     given = [name for name in OTHER_OPTIONS if getattr(options, name) != getattr(DEFAULTS, name)]
     if given:
         raise UsageError(f"--{given[0].replace('_', '-')} does not shape attention, which reads a KV cache in bf16")

@@ -16,7 +16,7 @@ from memfloor.record import DifferingField, Question, Store
 
 if TYPE_CHECKING:
     from memfloor.experiments.comparing import Pair, Terms
-    from memfloor.experiments.session import Session
+    from memfloor.experiments.session import Lacks, Session
     from memfloor.report.compared import Compared
 
 
@@ -55,18 +55,23 @@ def run_comparisons(
     from memfloor.report.compared import compare
 
     terms = terms_of(question, agreed, options, default_runs, pairs[0].baseline.device)
-    store, session = take_session(pairs, terms, options)
+    store, session = take_session(pairs, terms, options, lacks=lambda session: bool(session.unobserved))
     session = observe_arms(session, store, time_limit(options), say)
     _show(compare(session.comparisons, session.observations, session.records), question, options)
 
 
-def take_session(pairs: Sequence["Pair"], terms: "Terms", options: RunOptions) -> "tuple[Store, Session]":
+def take_session(
+    pairs: Sequence["Pair"],
+    terms: "Terms",
+    options: RunOptions,
+    lacks: "Lacks" = lambda session: False,
+) -> "tuple[Store, Session]":
     """Say what is compared, or take up a session that said the same, and take its runs; return it with its store."""
     from memfloor.experiments.comparing import open_session, take_comparisons
 
     limit, store = time_limit(options), Store(options.out)
     store.open_for_writing()
-    session = open_session(pairs, terms, store)
+    session = open_session(pairs, terms, store, lacks)
     if session.records:
         say(f"goes on with a session of {session.comparisons[0].taken_at}")
     with SessionProgress() as progress:

@@ -24,6 +24,7 @@ from memfloor.record import Contents
 
 if TYPE_CHECKING:
     from memfloor.experiments.comparing import RuntimeText
+    from memfloor.experiments.session import Session
     from memfloor.report.weight_ladder import WeightLadder
 
 DEFAULT_RUNS = 10
@@ -58,8 +59,8 @@ def weights(
         agreed: What is said before the first run.
         options: How runs are taken; --runs are blocks.
     """
-    from memfloor.experiments.quality import given_tokens, take_qualities
-    from memfloor.experiments.weight_paths import default_paths, ladder_pairs, take_apart
+    from memfloor.experiments.quality import given_tokens, lacking_qualities, take_qualities
+    from memfloor.experiments.weight_paths import default_paths, ladder_pairs, not_taken_apart, take_apart
 
     _check(anatomies, options)
     device = chosen_device(options)
@@ -68,10 +69,15 @@ def weights(
     pairs = ladder_pairs(model, contexts, _runtime(baseline), chosen, device, grid_options(options))
     given = given_tokens(pairs[0].baseline.spec, quality_tokens, text, options.weights_from, options.seed)
     terms, limit = terms_of("weights", agreed, options, DEFAULT_RUNS, device), time_limit(options)
-    store, session = take_session(pairs, terms, options)
-    apart = take_apart(session, anatomies, store, limit, say)
-    qualities = take_qualities(session, given, store, limit, say) if given else []
-    _show(Contents([*session.comparisons, *session.records, *apart, *qualities], []), options)
+
+    def lacks(session: "Session") -> bool:
+        return bool(not_taken_apart(session, anatomies) or (given and lacking_qualities(session, given)))
+
+    store, session = take_session(pairs, terms, options, lacks)
+    session = take_apart(session, anatomies, store, limit, say)
+    if given:
+        session = take_qualities(session, given, store, limit, say)
+    _show(session.contents, options)
 
 
 def _check(anatomies: int, options: RunOptions) -> None:
@@ -123,6 +129,10 @@ def _print(ladders: "Sequence[WeightLadder]", folder: Path) -> None:
             for row in (tables.TRAFFIC_COLUMNS, *map(tables.traffic_row, ladder.rows))
         )
         print_wide_table(title, columns, rows, tables.WIDE_TABLE, tables.NARROW)
-        print_table("Where the time beyond the floor goes", tables.WHY_COLUMNS, map(tables.why_row, ladder.rows))
-        print_table("Quality beside it", tables.QUALITY_COLUMNS, tables.quality_rows(ladder))
+        for heading, names, found in (
+            ("Where the time beyond the floor goes, ms", tables.WHY_COLUMNS, tables.why_rows(ladder)),
+            ("Quality beside it", tables.QUALITY_COLUMNS, tables.quality_rows(ladder)),
+        ):
+            if found:
+                print_table(heading, names, found)
         print_text("\n".join(tables.ladder_lines(ladder)))

@@ -2,7 +2,6 @@
 
 import tempfile
 import uuid
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -13,7 +12,7 @@ from memfloor.errors import UsageError
 from memfloor.experiments.anatomy import TRACED_STEPS
 from memfloor.experiments.ask import TRACED_CHILD, Answer, ask
 from memfloor.experiments.blocks import Listener, Plan, take_blocks
-from memfloor.experiments.session import Session, interrupted_session
+from memfloor.experiments.session import Lacks, Session, interrupted_session
 from memfloor.experiments.study import grid
 from memfloor.experiments.tracing import TraceJob
 from memfloor.record import (
@@ -139,10 +138,17 @@ def comparisons_of(pairs: Sequence[Pair], terms: Terms) -> list[Comparison]:
     ]
 
 
-def open_session(pairs: Sequence[Pair], terms: Terms, store: Store) -> Session:
-    """Write down every comparison of a session before its first run, or take up one that said the same."""
+def open_session(pairs: Sequence[Pair], terms: Terms, store: Store, lacks: Lacks = lambda session: False) -> Session:
+    """Write down every comparison of a session before its first run, or take up one that said the same.
+
+    Args:
+        pairs: What is compared.
+        terms: What is said of it.
+        store: Where records go; must be open for writing.
+        lacks: Whether a session with all its runs lacks something else that is asked for, and is taken up too.
+    """
     comparisons = comparisons_of(pairs, terms)
-    interrupted = interrupted_session(comparisons, store)
+    interrupted = interrupted_session(comparisons, store, lacks)
     if interrupted:
         return interrupted
     for comparison in comparisons:
@@ -160,18 +166,15 @@ def take_comparisons(session: Session, store: Store, listener: Listener, time_li
         The session with its records.
     """
     first = session.comparisons[0]
-    cells = {cell.key: cell for item in session.comparisons for cell in (item.baseline, item.candidate)}
     together = {cell.key: item.baseline.key for item in session.comparisons for cell in (item.baseline, item.candidate)}
-    shared = Counter(item.baseline.key for item in session.comparisons)
-    keys = [(item.baseline.key, item.candidate.key) for item in session.comparisons if shared[item.baseline.key] == 1]
     plan = Plan(
-        cells=list(cells.values()),
+        cells=list(session.cells.values()),
         runs=first.planned_runs,
         protocol=first.protocol,
         time_limit_seconds=time_limit_seconds,
         seed=first.seed,
         compared=lambda cell: together[cell.key],
-        partners={ours: theirs for pair in keys for ours, theirs in (pair, pair[::-1])},
+        partners=session.partners,
     )
     taken = take_blocks(plan, store, listener, done=session.done, session_id=session.session_id)
     return replace(session, records=[*session.records, *taken])

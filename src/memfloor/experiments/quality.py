@@ -3,8 +3,8 @@
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -105,17 +105,27 @@ def _tokenize(words: str, folder: Path) -> list[int]:
     return tokens
 
 
+def lacking_qualities(session: Session, given: GivenTokens) -> list[str]:
+    """Return the names of all whose quality with these tokens is not on record: none where there is no reference."""
+    found = {item.path: item.errors for item in session.qualities if item.tokens_sha256 == given.sha256}
+    wanted = list(_wanted(session, given))
+    if wanted and wanted[0] in found and found[wanted[0]] is None:
+        return []
+    return [name for name in wanted if name not in found]
+
+
 def take_qualities(
     session: Session,
     given: GivenTokens,
     store: Store,
     time_limit_seconds: float,
     on_phase: Callable[[str], None],
-) -> list[Quality]:
-    """Take the quality of each path of a session that has a run, of its baseline, and of float32 arithmetic.
+) -> Session:
+    """Take the missing quality of each path of a session that has a run, of its baseline, and of float32 arithmetic.
 
     Every path is given the same weights: the checkpoint of its cell, or one of seeded random weights that is saved for
-    the time of this call. What a path cannot give is recorded with the reason; without a reference there are no others.
+    the time of this call. What a path cannot give is recorded with the reason; without a reference there are no others,
+    and where others are missing it is taken again, for its logits are kept no longer than a call.
 
     Args:
         session: With its runs.
@@ -123,14 +133,31 @@ def take_qualities(
         store: Where records go.
         time_limit_seconds: Time after which a process is ended.
         on_phase: Told what is done.
+
+    Returns:
+        The session with its qualities.
     """
+    lacking = lacking_qualities(session, given)
+    if not lacking:
+        return session
+    qualities = list(session.qualities)
     with tempfile.TemporaryDirectory(prefix="memfloor-") as folder:
         taker = _Taker(session.comparisons[0], given, Path(folder), time_limit_seconds, on_phase)
-        qualities = []
-        for quality in taker.take_all(_paths(session)):
+        for quality in taker.take(_wanted(session, given), lacking):
             store.add(quality)
             qualities.append(quality)
-    return qualities
+    return replace(session, qualities=qualities)
+
+
+def _wanted(session: Session, given: GivenTokens) -> dict[str, Cell]:
+    """Return the cells that qualities are taken of, by name, the reference first; none where no path has a run."""
+    paths = {name: _decoding(cell, given) for name, cell in _paths(session).items()}
+    if not paths.keys() - {BASELINE}:
+        return {}
+    baseline = session.comparisons[0].baseline
+    reference = _source_of(baseline, "bf16", given)
+    name = BASELINE if paths.get(BASELINE) == reference else REFERENCE
+    return {name: reference, FLOAT32: _source_of(baseline, "fp32", given)} | paths
 
 
 def _paths(session: Session) -> dict[str, Cell]:
@@ -145,6 +172,22 @@ def _paths(session: Session) -> dict[str, Cell]:
     return cells
 
 
+def _decoding(cell: Cell, given: GivenTokens) -> Cell:
+    workload = cell.workload.model_copy(update={"context_len": len(given.tokens), "batch": 1})
+    return cell.model_copy(update={"workload": workload, "prefill": False})
+
+
+def _source_of(baseline: Cell, weights: str, given: GivenTokens) -> Cell:
+    return Cell(
+        spec=baseline.spec,
+        workload=Workload.of(len(given.tokens), weights=weights, kv=weights),
+        runtime="hf-eager",
+        device=baseline.device,
+        threads=baseline.threads,
+        weights_from=baseline.weights_from,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Taker:
     """Take qualities of one session, whose weights and reference lie in a temporary folder."""
@@ -155,36 +198,17 @@ class _Taker:
     time_limit_seconds: float
     on_phase: Callable[[str], None]
 
-    def take_all(self, paths: Mapping[str, Cell]) -> Iterator[Quality]:
-        """Give the reference's quality, and if it has one those of float32 and of all paths."""
-        cell = self._decoding(self.said.baseline)
-        reference = self._reference("bf16")
-        name = BASELINE if cell == reference and BASELINE in paths else REFERENCE
-        given = self.said.baseline.weights_from
-        first = self._take(name, reference, given, save_to=None if given else self.folder / "source")
+    def take(self, wanted: Mapping[str, Cell], lacking: Collection[str]) -> Iterator[Quality]:
+        """Give the reference's quality, and if it has one those of the others that are lacking."""
+        checkpoint = self.said.baseline.weights_from
+        (name, reference), *others = wanted.items()
+        first = self._take(name, reference, checkpoint, save_to=None if checkpoint else self.folder / "source")
         yield first
         if first.errors is None:
             return
-        source = given or str(self.folder / "source")
-        yield self._take(FLOAT32, self._reference("fp32"), source)
-        for path, cell in paths.items():
-            if path != name:
-                yield self._take(path, self._decoding(cell), source)
-
-    def _decoding(self, cell: Cell) -> Cell:
-        workload = cell.workload.model_copy(update={"context_len": len(self.given.tokens), "batch": 1})
-        return cell.model_copy(update={"workload": workload, "prefill": False})
-
-    def _reference(self, weights: str) -> Cell:
-        baseline = self.said.baseline
-        return Cell(
-            spec=baseline.spec,
-            workload=Workload.of(len(self.given.tokens), weights=weights, kv=weights),
-            runtime="hf-eager",
-            device=baseline.device,
-            threads=baseline.threads,
-            weights_from=baseline.weights_from,
-        )
+        for path, cell in others:
+            if path in lacking:
+                yield self._take(path, cell, checkpoint or str(self.folder / "source"))
 
     def _take(self, path: str, cell: Cell, source: str | None, save_to: Path | None = None) -> Quality:
         self.on_phase(f"taking the quality of {path}")

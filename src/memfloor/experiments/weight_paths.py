@@ -1,8 +1,8 @@
 """What do fewer bytes of weights buy? Every path of weights against one bf16 baseline, in one interleaved session."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from memfloor.errors import UsageError
@@ -10,7 +10,8 @@ from memfloor.experiments.anatomy import TRACED_STEPS, AnatomyPlan, take_anatomi
 from memfloor.experiments.comparing import Pair, RuntimeText, identity
 from memfloor.experiments.session import Session
 from memfloor.experiments.study import grid
-from memfloor.record import Anatomy, Arm, ArmObservation, Cell, Comparison, Store
+from memfloor.record import Anatomy, Arm, ArmObservation, Cell, Store
+from memfloor.report.tables import runtime_label
 
 EVERYWHERE = ("cpu", "cuda")
 BASELINE = "bf16"
@@ -127,14 +128,28 @@ def ladder_pairs(
     return pairs
 
 
+def not_taken_apart(session: Session, anatomies: int) -> list[tuple[Arm, Cell]]:
+    """Return the arms of a session, the baseline once, that have a run but neither so many anatomies nor a reason."""
+    arms: dict[str, tuple[Arm, Cell]] = {}
+    for item in session.comparisons:
+        arms.setdefault(item.baseline.key, ("baseline", item.baseline))
+        arms.setdefault(item.candidate.key, ("candidate", item.candidate))
+    closed = {item.cell.key for item in session.observations}
+    return [
+        (arm, cell)
+        for key, (arm, cell) in arms.items()
+        if key in session.done and key not in closed and len(_numbers(session, cell)) < anatomies
+    ]
+
+
 def take_apart(
     session: Session,
     anatomies: int,
     store: Store,
     time_limit_seconds: float,
     on_phase: Callable[[str], None],
-) -> list[Anatomy | ArmObservation]:
-    """Take anatomies of every cell of a session that has a run, the baseline's once, and record why one has none.
+) -> Session:
+    """Take the missing anatomies of every cell of a session that has a run, and record why one has none.
 
     Args:
         session: With its runs.
@@ -142,28 +157,41 @@ def take_apart(
         store: Where records go.
         time_limit_seconds: Time after which a process is ended.
         on_phase: Told what is done.
+
+    Returns:
+        The session with its anatomies.
     """
-    cells: dict[str, tuple[Arm, Cell]] = {}
-    for item in session.comparisons:
-        cells.setdefault(item.baseline.key, ("baseline", item.baseline))
-        cells.setdefault(item.candidate.key, ("candidate", item.candidate))
-    found: list[Anatomy | ArmObservation] = []
-    for key, (arm, cell) in cells.items():
-        if key in session.done and anatomies:
-            on_phase(f"taking {cell.runtime_text} at context {cell.workload.context_len} apart")
-            found += _take_one_apart(session.comparisons[0], arm, cell, anatomies, store, time_limit_seconds)
-    return found
+    taken, problems = list(session.anatomies), list(session.observations)
+    for arm, cell in not_taken_apart(session, anatomies):
+        on_phase(f"taking {runtime_label(cell)} at context {cell.workload.context_len} apart")
+        plan = _anatomy_plan(session, cell, anatomies, time_limit_seconds)
+        wanted = anatomies - len(_numbers(session, cell))
+        found, problem = _anatomies(plan, store, _numbers(session, cell))
+        taken += found
+        if len(found) < wanted:
+            problem = problem or f"{wanted - len(found)} of {anatomies} anatomies were lost"
+            observation = ArmObservation(
+                **identity(session.session_id), arm=arm, cell=cell, seed=plan.seed, trace_problem=problem
+            )
+            store.add(observation)
+            problems.append(observation)
+    return replace(session, anatomies=taken, observations=problems)
 
 
-def _take_one_apart(
-    said: Comparison,
-    arm: Arm,
-    cell: Cell,
-    anatomies: int,
-    store: Store,
-    time_limit_seconds: float,
-) -> Sequence[Anatomy | ArmObservation]:
-    plan = AnatomyPlan(
+def _numbers(session: Session, cell: Cell) -> set[int]:
+    return {item.block for item in session.anatomies if item.cell.key == cell.key}
+
+
+def _anatomies(plan: AnatomyPlan, store: Store, done: Collection[int]) -> tuple[list[Anatomy], str | None]:
+    try:
+        return list(take_anatomies(plan, store, lambda phase: None, done)), None
+    except UsageError as problem:
+        return [], str(problem)
+
+
+def _anatomy_plan(session: Session, cell: Cell, anatomies: int, time_limit_seconds: float) -> AnatomyPlan:
+    said = session.comparisons[0]
+    return AnatomyPlan(
         cell=cell,
         runs=anatomies,
         protocol=said.protocol,
@@ -172,11 +200,3 @@ def _take_one_apart(
         seed=said.seed,
         session_id=said.session_id,
     )
-    try:
-        return list(take_anatomies(plan, store, lambda phase: None))
-    except UsageError as problem:
-        observation = ArmObservation(
-            **identity(said.session_id), arm=arm, cell=cell, seed=said.seed, trace_problem=str(problem)
-        )
-        store.add(observation)
-        return [observation]

@@ -51,7 +51,7 @@ def match_steps(anatomy: Anatomy) -> Match:
     chosen = _choose(of_timed, of_traced, enough)
     if chosen is None:
         ranges = f"{_range(of_timed, 'timed')}, {_range(of_traced, 'traced')}"
-        refusal = f"{ranges}; take more with --timed-steps and --traced-steps"
+        refusal = f"{ranges}; take more with --timed-steps, and --traced-steps of memfloor anatomy"
         return Match(anatomy, (0, timed), (0, traced), refusal)
     kept = anatomy.model_copy(update={"steps": _settle(anatomy.steps, chosen[0]), "trace": _only(trace, chosen[1])})
     return Match(kept, (len(chosen[0]), timed), (len(chosen[1]), traced))

@@ -1,5 +1,6 @@
 """Figure 8: the step of each path of weights with its floor, and its speed-up, promised by the bytes and measured."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,9 +18,8 @@ from memfloor.report.colours import (
 from memfloor.report.comparison_figures import log_ratio_axis
 from memfloor.report.figures import STYLE, beside
 from memfloor.report.paper import published
-from memfloor.report.tables import runtime_label
 from memfloor.report.weight_ladder import WeightLadder, WeightRow
-from memfloor.report.weight_tables import ladder_title
+from memfloor.report.weight_tables import ladder_title, row_title
 from memfloor.spec import Workload, load_model
 from memfloor.units import MILLI
 
@@ -31,6 +31,7 @@ PUBLISHED = (
     ("GPTQ, ExLlamaV2 (published)", "int4-g128", "l4_gptq_exllamav2_seconds"),
 )
 REASON_CHARACTERS = 60
+LABEL_CHARACTERS = 46
 # Room beside the outermost speed-ups, as a factor.
 BESIDE = 1.3
 
@@ -75,8 +76,8 @@ def weight_paths(ladders: Sequence[WeightLadder]) -> Figure:
             _draw_steps(left, bars, colour)
             _draw_speedups(right, bars, colour)
             left.set_title(title, loc="left", fontsize=9)
-        rows[-1][0].set_xlabel("step time, ms (orange: floor at the paired ceiling)")
-        rows[-1][1].set_xlabel("speed-up (diamond: promised by the bytes)")
+        rows[-1][0].set_xlabel("step, ms (orange: floor at the paired ceiling)", fontsize=9)
+        rows[-1][1].set_xlabel("speed-up (diamond: promised by the bytes)", fontsize=9)
     return figure
 
 
@@ -95,7 +96,7 @@ def published_bars() -> list[Bar]:
 
 def _bar(row: WeightRow) -> Bar:
     summary, ratio = row.summary, row.compared.ratio if row.compared else None
-    label = row.name if row.saving else f"{runtime_label(row.cell)} (baseline)"
+    label = row_title(row)
     promised = row.saving.promised if row.saving else None
     if summary is None:
         return Bar(label, None, promised=promised, reason=row.lost or "no run")
@@ -122,10 +123,16 @@ def _draw_steps(axes: Axes, bars: Sequence[Bar], colour: str) -> None:
         if bar.floor is not None:
             axes.plot([bar.floor / MILLI] * 2, [place - 0.4, place + 0.4], color=THRESHOLD_COLOUR, linewidth=2)
         beside(axes, max((bar.step, *(bar.ci95 or ()))) / MILLI, place, f"{bar.step / MILLI:.4g}", 8)
-    axes.set_yticks(range(len(bars)), [bar.label for bar in bars])
+    axes.set_yticks(range(len(bars)), [_in_lines(bar.label) for bar in bars], fontsize=7)
     axes.set_ylim(len(bars) - 0.4, -0.6)
     axes.set_xlim(left=0)
     axes.margins(x=0.15)
+
+
+def _in_lines(label: str) -> str:
+    """Return a label in lines that leave room for the bars, broken between options."""
+    lines = textwrap.wrap(label.replace(",", ", "), LABEL_CHARACTERS, break_on_hyphens=False)
+    return "\n".join(line.replace(", ", ",") for line in lines)
 
 
 def _draw_speedups(axes: Axes, bars: Sequence[Bar], colour: str) -> None:

@@ -21,6 +21,9 @@ from memfloor.stats import BlockMean, block_mean
 BASELINE, FLOAT32 = "baseline", "float32"
 # Facts of a runtime by which two run the same modules over the same cache, launched alike.
 SAME_SOURCE = ("model_class", "cache_class", "launch")
+# How a runtime's fact `path` begins where other kernels multiplied than those that were asked for, or that read
+# quantised weights as they lie in memory.
+ASTRAY = ("unpacked", "mixed", "unseen", "not ", "NOT AS ASKED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,16 @@ class WeightRow:
         return step_traffic(self.cell.spec, self.cell.workload)
 
     @property
+    def kernels(self) -> str | None:
+        """Return what multiplied its weights, as its last run's census saw it; None where the runtime does not say."""
+        return self.runs[-1].path.facts.get("path") if self.runs else None
+
+    @property
+    def astray(self) -> bool:
+        """Tell whether these are others than it was taken for."""
+        return self.kernels is not None and self.kernels.startswith(ASTRAY)
+
+    @property
     def summary(self) -> CellSummary | None:
         """Return its step and its share of the ceiling; None without runs."""
         return summarise_cell(self.runs) if self.runs else None
@@ -96,6 +109,8 @@ class WeightRow:
             "fraction_of_ceiling": summary.fractions["streamed"].ceiling.value if summary else None,
             "bytes": self.traffic.by_cause() | {"total": self.traffic.total_bytes},
             "wide_head_bytes": self.wide_head_bytes,
+            "kernels": self.kernels,
+            "astray": self.astray,
             "saving": _saving_json(self.saving),
             "own_saving": _saving_json(self.own_saving),
             "ledger": self.ledger.to_json() if self.ledger else None,

@@ -10,6 +10,7 @@ from memfloor.report.figures import figure_svg
 from memfloor.report.weight_figure import weight_paths
 from memfloor.report.weight_ladder import WeightLadder
 from memfloor.report.weight_tables import (
+    NOTHING,
     QUALITY_COLUMNS,
     TRAFFIC_COLUMNS,
     WHY_COLUMNS,
@@ -17,7 +18,7 @@ from memfloor.report.weight_tables import (
     ladder_title,
     quality_rows,
     traffic_row,
-    why_row,
+    why_rows,
 )
 
 CAPTION = (
@@ -53,9 +54,13 @@ def weight_section(ladders: Sequence[WeightLadder]) -> str:
 def _section(ladder: WeightLadder) -> LadderSection:
     tables: list[Table] = [
         (TRAFFIC, TRAFFIC_COLUMNS, list(map(traffic_row, ladder.rows))),
-        (WHY, WHY_COLUMNS, list(map(why_row, ladder.rows))),
+        (WHY, WHY_COLUMNS, why_rows(ladder)),
+        (QUALITY, QUALITY_COLUMNS, quality_rows(ladder)),
     ]
-    qualities = quality_rows(ladder)
-    if qualities:
-        tables.append((QUALITY, QUALITY_COLUMNS, qualities))
-    return LadderSection(ladder_title(ladder), tables, ladder_lines(ladder))
+    shown = [(caption, columns, list(map(_shortened, rows))) for caption, columns, rows in tables if rows]
+    return LadderSection(ladder_title(ladder), shown, ladder_lines(ladder))
+
+
+def _shortened(row: Sequence[str]) -> Sequence[str]:
+    """Return a row without figures as its name and the reason, which then stands in their place."""
+    return (row[0], row[-1]) if set(row[1:-1]) == {NOTHING} else row

@@ -36,13 +36,13 @@ WHY_COLUMNS = (
     "path",
     "step",
     "floor",
+    "16-bit head",
     "dequantisation",
-    "weight products",
+    "products",
     "attention",
     "host and launch",
     "others",
     "unexplained",
-    "head at 16 bits, in the floor",
     "why",
 )
 QUALITY_COLUMNS = ("path", "relative error", "same top-1", "KL, nats", "perplexity", "of its source", "why")
@@ -59,12 +59,17 @@ def ladder_title(ladder: WeightLadder) -> str:
     return f"{cell.spec.name}, context {workload_text(cell)}{device}"
 
 
+def row_title(row: WeightRow) -> str:
+    """Return what a row is called: a path by its name, the baseline by its runtime."""
+    return row.name if row.saving else f"{runtime_label(row.cell)} (baseline)"
+
+
 def traffic_row(row: WeightRow) -> list[str]:
     """Return what a path should read and save, and what it saves; in place of times why there are none."""
     traffic, summary = row.traffic, row.summary
     parts = traffic.attention_weights + traffic.mlp_weights, traffic.scales, traffic.head, traffic.kv_read
     return [
-        row.name,
+        row_title(row),
         format_bytes(traffic.total_bytes),
         f"{row.saving.promised:.3f}" if row.saving else NOTHING,
         str(row.compared.ratio) if row.compared and row.compared.ratio else NOTHING,
@@ -78,30 +83,36 @@ def traffic_row(row: WeightRow) -> list[str]:
     ]
 
 
+def why_rows(ladder: WeightLadder) -> list[list[str]]:
+    """Return the ledger of every row; nothing where no anatomy was asked for."""
+    asked = any(row.ledger or row.untraced for row in ladder.rows)
+    return list(map(why_row, ladder.rows)) if asked else []
+
+
 def why_row(row: WeightRow) -> list[str]:
     """Return the ledger of a path in milliseconds, or why it has none that can be believed."""
     head = row.wide_head_bytes / row.traffic.total_bytes
     if row.ledger is None or row.ledger.refused:
         reason = row.ledger.verdict if row.ledger else row.untraced or row.lost or "no anatomy was taken"
-        return [row.name, *[NOTHING] * (len(WHY_COLUMNS) - 2), reason]
+        return [row_title(row), *[NOTHING] * (len(WHY_COLUMNS) - 2), reason]
     lines = {name: estimate.value for name, estimate in row.ledger.lines.items()}
     others = sum(lines.get(name, 0.0) for name in OTHERS)
     return [
-        row.name,
+        row_title(row),
         _milliseconds(row.ledger.step_seconds.value),
         _milliseconds(lines["floor"]),
+        _milliseconds(head * lines["floor"]) if head else NOTHING,
         _dequantization(row.ledger, lines),
         *(_milliseconds(lines[name]) for name in ("weight products", "attention", IDLE[0])),
         _milliseconds(others),
         _milliseconds(lines["unexplained"]),
-        _milliseconds(head * lines["floor"]) if head else NOTHING,
         _why(row.ledger),
     ]
 
 
 def quality_rows(ladder: WeightLadder) -> list[list[str]]:
     """Return the quality of every row that has one, and of float32 arithmetic, which says how much is bf16's own."""
-    rows = [quality_row(row.name, row.quality) for row in ladder.rows if row.quality]
+    rows = [quality_row(row_title(row), row.quality) for row in ladder.rows if row.quality]
     return [*rows[:1], *([quality_row("float32", ladder.float32)] if ladder.float32 else []), *rows[1:]]
 
 
@@ -128,10 +139,18 @@ def ladder_lines(ladder: WeightLadder) -> list[str]:
         "at the paired ceiling; more than all where the path also sheds time that is not its bytes'.",
         "Of its own 16 bits: the same over the same runtime with 16-bit weights, which is what the format alone does.",
     ]
+    if why_rows(ladder):
+        said.append("The 16-bit head is a part of the floor.")
+    else:
+        said.append("Who owns the rest of the time is not said: no anatomy was taken (--anatomies).")
     qualities = [row.quality for row in ladder.rows if row.quality]
-    if qualities:
-        said.append(_given(qualities[0]))
-    return said + [f"Alarm, {row.name}: {text}." for row in ladder.rows for text in alarms_of(row.runs)]
+    said.append(_given(qualities[0]) if qualities else "No quality was taken (--quality-tokens).")
+    said += [f"{_flag(row)}, {row_title(row)}: {row.kernels}." for row in ladder.rows if row.kernels]
+    return said + [f"Alarm, {row_title(row)}: {text}." for row in ladder.rows for text in alarms_of(row.runs)]
+
+
+def _flag(row: WeightRow) -> str:
+    return "Flag, other kernels than those of quantised weights" if row.astray else "Kernels"
 
 
 def _given(quality: Quality) -> str:

@@ -3,8 +3,9 @@
 import json
 import os
 import sys
+import time
 
-OTHER_TOKENS, NO_TRACE, EXIT = 30, 31, 32
+SLOW, OTHER_TOKENS, NO_TRACE, EXIT = 27, 30, 31, 32
 
 KERNEL = {"name": "k", "op": "k", "role": "weights", "start_seconds": [0.0] * 2, "seconds": [1e-3] * 2}
 TRACE = {
@@ -27,6 +28,7 @@ def main():
     behaviour = job["cell"]["workload"]["context_len"]
     if behaviour == EXIT:
         sys.exit("Traceback of the library\nArithmeticError: seven")
+    time.sleep(0.3 if behaviour == SLOW else 0.0)
     graph = job["cell"]["options"].get("launch") == "graph"
     odd = 1 if graph and behaviour == OTHER_TOKENS else 0
     tokens = [[step + odd * (step == 5)] for step in range(job["output_steps"])]
