@@ -115,6 +115,7 @@ def test_the_table_names_backends_with_their_time_and_what_could_not_run(memfloo
         (("--backend", "triton"), "unknown attention backend 'triton'; allowed: engine, flash-attention-2"),
         (("--backend", "sdpa,backend=fast"), "unknown sdpa backend 'fast'; allowed: cudnn, default"),
         (("--backend", "flashinfer,backend=math"), "unknown option of flashinfer 'backend'; allowed: cores, launch"),
+        (("--backend", "sdpa"), "no backend is left beside sdpa; name one with --backend"),
         (("--context", 2**40 + 1), "beyond"),
         (("--context", "0"), "context must be 1 or more"),
         (("--batch", "0"), "batch must be 1 or more, not 0"),
