@@ -1,9 +1,7 @@
 """Tuned launch shapes serve what they were tuned on and nothing else, and only where they are asked for."""
 
-import importlib
 import json
-from dataclasses import fields, replace
-from pathlib import Path
+from dataclasses import asdict, fields, replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +10,7 @@ import triton
 
 from memfloor.engine.cuda.backend import cell_reason, launch_shapes
 from memfloor.engine.cuda.launch_shapes import RowShape, default_shapes
-from memfloor.engine.cuda.tuning import TunedOn, cache_folder, load_shapes, save_shapes, sources_digest
+from memfloor.engine.cuda.tuning import TunedHow, TunedOn, cache_folder, load_shapes, save_shapes, sources_digest
 from memfloor.errors import UsageError
 from memfloor.record import Cell
 from memfloor.spec import Workload, load_model
@@ -20,6 +18,7 @@ from memfloor.spec import Workload, load_model
 H200 = SimpleNamespace(name="NVIDIA H200", major=9, minor=0, multi_processor_count=132)
 SPEC = load_model("qwen2.5-7b")
 DEFAULTS = default_shapes(SPEC, H200.multi_processor_count)
+HOW = TunedHow("570.1", 2048, 4, 3.5e-3, 3.4e-3)
 TUNED = replace(DEFAULTS, qkv=RowShape(block_n=16, warps=8, registers=128))
 
 
@@ -31,7 +30,7 @@ def cache(monkeypatch, tmp_path):
 
 @pytest.fixture
 def tuned_on():
-    return TunedOn.of(SPEC, "bf16", "bf16", H200, triton.__version__)
+    return TunedOn.of(SPEC, Workload.of(2048), H200, triton.__version__)
 
 
 @pytest.fixture
@@ -46,16 +45,18 @@ def cell(**options):
 
 def test_shapes_come_back_as_they_were_saved_and_the_newest_wins(tuned_on, cache):
     assert load_shapes(tuned_on) is None
-    assert save_shapes(tuned_on, DEFAULTS, 3.5e-3).parent == cache == cache_folder()
-    path = save_shapes(tuned_on, TUNED, 3.4e-3)
-    assert load_shapes(tuned_on) == TUNED
-    assert json.loads(path.read_text())["step_seconds"] == 3.4e-3
+    assert save_shapes(tuned_on, DEFAULTS, HOW).parent == cache == cache_folder()
+    path = save_shapes(tuned_on, TUNED, HOW)
+    kept, content = load_shapes(tuned_on), json.loads(path.read_text())
+    assert kept == TUNED
+    assert kept.origin == f"tuned {content['tuned_at']}"
+    assert content["how"] == asdict(HOW)
     assert [item.name for item in cache.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("field", [field.name for field in fields(TunedOn)])
 def test_whatever_differs_it_has_no_shapes(tuned_on, field):
-    save_shapes(tuned_on, TUNED, 3.4e-3)
+    save_shapes(tuned_on, TUNED, HOW)
     value = getattr(tuned_on, field)
     assert load_shapes(replace(tuned_on, **{field: value + 1 if isinstance(value, int) else f"{value}x"})) is None
 
@@ -71,7 +72,7 @@ def test_whatever_differs_it_has_no_shapes(tuned_on, field):
     ],
 )
 def test_a_damaged_file_is_refused_with_what_to_do(tuned_on, damage, words):
-    path = save_shapes(tuned_on, TUNED, 3.4e-3)
+    path = save_shapes(tuned_on, TUNED, HOW)
     before = path.read_text()
     path.write_text(damage(before))
     assert path.read_text() != before
@@ -85,15 +86,17 @@ def test_a_cache_that_cannot_be_written_is_refused(tuned_on, cache):
     cache.parent.mkdir(parents=True)
     cache.write_text("a file")
     with pytest.raises(UsageError, match="cannot write"):
-        save_shapes(tuned_on, TUNED, 3.4e-3)
+        save_shapes(tuned_on, TUNED, HOW)
 
 
 @pytest.mark.usefixtures("gpu")
 def test_a_cache_changes_nothing_until_it_is_asked_for(tuned_on):
-    save_shapes(tuned_on, TUNED, 3.4e-3)
+    save_shapes(tuned_on, TUNED, HOW)
     assert launch_shapes(cell()) == DEFAULTS
     assert launch_shapes(cell(shapes="default")) == DEFAULTS
     assert launch_shapes(cell(shapes="tuned")) == TUNED
+    assert launch_shapes(cell()).origin == "default"
+    assert launch_shapes(cell(shapes="tuned")).origin.startswith("tuned 20")
     assert cell(shapes="tuned").key != cell().key
 
 
@@ -103,45 +106,12 @@ def test_a_cell_that_asks_for_shapes_nobody_tuned_is_refused_with_the_command(tu
     assert cell_reason(cell()) is None
     assert cell_reason(asked) == (
         f"no launch shapes were tuned for qwen2.5-7b on NVIDIA H200 with triton {triton.__version__} and these "
-        "kernels; run benchmarks/gpu_tune.py --model qwen2.5-7b --weights bf16 --head bf16"
+        "kernels; run memfloor tune qwen2.5-7b --weights bf16 --head bf16 --kv bf16"
     )
-    save_shapes(tuned_on, TUNED, 3.4e-3)
+    save_shapes(tuned_on, TUNED, HOW)
     assert cell_reason(asked) is None
     tuned_on.path.write_text("{")
     assert "cannot be read" in cell_reason(asked)
-
-
-@pytest.fixture
-def tune(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
-    return importlib.import_module("gpu_tune")
-
-
-@pytest.mark.parametrize("lost", [None, "chosen preload graph x8", "chosen off graph x1"])
-def test_the_tuner_keeps_only_shapes_whose_every_launch_gave_the_same_bits(tune, tuned_on, lost):
-    bits = {
-        f"chosen {mode} {launch} x{steps}": True
-        for mode in ("off", "flags", "preload")
-        for launch, steps in (("eager", 1), ("graph", 1), ("graph", 8))
-        if (mode, launch) != ("off", "eager")
-    }
-    said = []
-    study = SimpleNamespace(
-        ranked={"qkv": []},
-        results={"bits": {name: equal for name, equal in bits.items() if name != lost}},
-        pdl=2,
-        spec=SPEC,
-        formats=("bf16", "bf16"),
-        properties=H200,
-        say=said.append,
-    )
-    tune.keep_shapes(study, SimpleNamespace(median=lambda shapes: 3.4e-3), TUNED)
-    assert load_shapes(tuned_on) == (None if lost else TUNED)
-    assert (lost or "kept for shapes=tuned") in said[-1]
-    # One that differs is no better than one that is missing.
-    study.results["bits"] = bits | {"chosen flags eager x1": False}
-    tune.keep_shapes(study, None, DEFAULTS)
-    assert load_shapes(tuned_on) == (None if lost else TUNED)
 
 
 def test_other_sources_of_the_kernels_have_another_digest(tmp_path):

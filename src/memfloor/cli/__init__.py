@@ -24,6 +24,7 @@ from memfloor.cli.records import query, runs
 from memfloor.cli.report import figure, report
 from memfloor.cli.serve import serve
 from memfloor.cli.sweep import sweep
+from memfloor.cli.tune import tune
 from memfloor.errors import UsageError
 
 EXIT_USAGE = 2
@@ -37,7 +38,7 @@ app = App(
     # Interrupted is answered in `main`, with what has become of the runs.
     suppress_keyboard_interrupt=False,
 )
-MEASURING = (floor, probe, measure, study, anatomy, ab, aa, energy, deadline, sweep)
+MEASURING = (floor, probe, measure, study, anatomy, ab, aa, energy, deadline, sweep, tune)
 READING = (runs, query, report, figure, serve, diff, cost, predict, paper, doctor)
 for command in (*MEASURING, *READING):
     app.command(command)

@@ -27,7 +27,7 @@ class Engine:
     """Decode at batch 1 with the project's own kernels.
 
     Options: `launch` = eager or graph (default); `steps` launched together (default 1); on CUDA `pdl` = off, flags or
-    preload (default where the GPU has it), and `shapes` = default or tuned, those that benchmarks/gpu_tune.py found; on
+    preload (default where the GPU has it), and `shapes` = default or tuned, those that `memfloor tune` found; on
     a CPU `isa`, the instruction set (default the best it has).
     """
 

@@ -114,15 +114,15 @@ def launch_shapes(cell: Cell) -> "LaunchShapes":
     from memfloor.engine.cuda.tuning import TunedOn, load_shapes
 
     spec, workload = cell.spec, cell.workload
-    formats = (workload.weights, workload.head, workload.kv)
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     if not _is_tuned(cell):
-        return default_shapes(spec, properties.multi_processor_count, *formats)
-    tuned = load_shapes(TunedOn.of(spec, *formats, properties, triton.__version__))
+        return default_shapes(spec, properties.multi_processor_count, workload.weights, workload.head, workload.kv)
+    tuned = load_shapes(TunedOn.of(spec, workload, properties, triton.__version__))
     if tuned is None:
         raise UsageError(
             f"no launch shapes were tuned for {spec.name} on {properties.name} with triton {triton.__version__} and "
-            f"these kernels; run benchmarks/gpu_tune.py --model {spec.name} --weights {formats[0]} --head {formats[1]}"
+            f"these kernels; run memfloor tune {spec.name} --weights {workload.weights} --head {workload.head} "
+            f"--kv {workload.kv}"
         )
     return tuned
 

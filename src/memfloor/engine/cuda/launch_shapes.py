@@ -1,6 +1,6 @@
 """How each kernel is cut into programs: plain numbers, chosen here from the device and overridden by a tuner."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from memfloor.errors import UsageError
@@ -110,7 +110,7 @@ class AttentionShape:
 
 @dataclass(frozen=True, slots=True)
 class LaunchShapes:
-    """Hold the launch shape of every kernel of a step."""
+    """Hold the launch shape of every kernel of a step, and say whether they are the default or when they were tuned."""
 
     qkv: RowShape
     attention: AttentionShape
@@ -118,6 +118,7 @@ class LaunchShapes:
     gate_up: RowShape
     down_proj: ProjectionShape
     head: RowShape
+    origin: str = field(default="default", compare=False)
 
     def fitted(self, spec: ModelSpec) -> "LaunchShapes":
         """Return the shapes that run for a model: nothing in them is cut short any more."""

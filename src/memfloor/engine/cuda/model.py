@@ -31,6 +31,7 @@ from memfloor.engine.rope import rope_table
 from memfloor.errors import UsageError
 from memfloor.spec import ModelSpec
 
+SHAPED_OPS = tuple(field.name for field in fields(LaunchShapes) if field.name != "origin")
 PDL_NAMES = {mode: name for name, mode in MODES.items()}
 
 
@@ -122,14 +123,15 @@ class DecodeModel:
         return self.logits.cpu().numpy().tobytes()
 
     def facts(self) -> dict[str, str]:
-        """Return the types of the buffers, the launch shapes and the overlap of launches."""
+        """Return the types of the buffers, the launch shapes and where they are from, and the overlap of launches."""
         return {
             "pdl": PDL_NAMES[self.pdl],
             "weights_format": format_name(self.weights.layers[0].qkv),
             "head_format": format_name(self.weights.head),
             "kv_dtype": str(self.cache.dtype),
             "residual_dtype": str(self.residual.dtype),
-            **{f"shape_{field.name}": str(getattr(self.shapes, field.name)) for field in fields(self.shapes)},
+            "shapes": self.shapes.origin,
+            **{f"shape_{op}": str(getattr(self.shapes, op)) for op in SHAPED_OPS},
         }
 
     def _allocate_activations(self) -> None:

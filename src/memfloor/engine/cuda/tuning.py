@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from memfloor.engine import kernels
 from memfloor.engine.cuda.launch_shapes import LaunchShapes
 from memfloor.errors import UsageError, first_problem
-from memfloor.spec import ModelSpec
+from memfloor.spec import ModelSpec, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ class TunedOn:
         triton: Version of the compiler.
         weights: Format of the attention and MLP weights.
         head: Format of the output head.
+        kv: Format of the KV cache.
         hidden_size: E of the model.
         intermediate_size: F.
         vocab_size: V.
@@ -51,6 +52,7 @@ class TunedOn:
     triton: str
     weights: str
     head: str
+    kv: str
     hidden_size: int
     intermediate_size: int
     vocab_size: int
@@ -63,8 +65,8 @@ class TunedOn:
     kernels: str
 
     @classmethod
-    def of(cls, spec: ModelSpec, weights: str, head: str, properties: Any, triton: str) -> "TunedOn":
-        """Return it for a model on a device that torch describes by `properties`."""
+    def of(cls, spec: ModelSpec, workload: Workload, properties: Any, triton: str) -> "TunedOn":
+        """Return it for a model in a workload's formats on a device that torch describes by `properties`."""
         shape = ("hidden_size", "intermediate_size", "vocab_size", "num_attention_heads", "num_key_value_heads")
         parts = ("head_dim", "qkv_bias", "qk_norm", "attention_output_bias")
         return cls(
@@ -72,8 +74,9 @@ class TunedOn:
             capability=f"{properties.major}.{properties.minor}",
             sm_count=properties.multi_processor_count,
             triton=triton,
-            weights=weights,
-            head=head,
+            weights=workload.weights,
+            head=workload.head,
+            kv=workload.kv,
             **{name: getattr(spec, name) for name in shape + parts},
             kernels=sources_digest(Path(kernels.__file__).parent),
         )
@@ -82,7 +85,7 @@ class TunedOn:
     def path(self) -> Path:
         """Return the file of its shapes."""
         digest = hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:12]
-        readable = re.sub(r"[^A-Za-z0-9.]+", "-", f"{self.device} {self.weights} {self.head}")
+        readable = re.sub(r"[^A-Za-z0-9.]+", "-", f"{self.device} {self.weights} {self.head} {self.kv}")
         return cache_folder() / f"{readable}-{digest}.json"
 
 
@@ -99,22 +102,42 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "memfloor" / "launch-shapes"
 
 
-def save_shapes(tuned_on: TunedOn, shapes: LaunchShapes, step_seconds: float) -> Path:
+@dataclass(frozen=True, slots=True)
+class TunedHow:
+    """Say how shapes were tuned; a reader may want to know, and nothing depends on it.
+
+    Attributes:
+        driver: Version of the device's driver, where it says so.
+        context_len: Tokens in the KV cache.
+        num_hidden_layers: Layers of the steps that were timed.
+        default_seconds: Step of the default shapes.
+        step_seconds: Step of these, beside it.
+    """
+
+    driver: str | None
+    context_len: int
+    num_hidden_layers: int
+    default_seconds: float
+    step_seconds: float
+
+
+def save_shapes(tuned_on: TunedOn, shapes: LaunchShapes, how: TunedHow) -> Path:
     """Keep shapes in place of older ones for the same device, model and compiler; a reader sees all of a file or none.
 
     Args:
         tuned_on: What they were tuned on.
         shapes: The launch shape of every kernel.
-        step_seconds: The step that they reached.
+        how: How they were tuned.
 
     Raises:
         UsageError: The file cannot be written.
     """
+    kept = {name: cut for name, cut in asdict(shapes).items() if name != "origin"}
     content = {
         "tuned_on": asdict(tuned_on),
         "tuned_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "step_seconds": step_seconds,
-        "shapes": asdict(shapes),
+        "how": asdict(how),
+        "shapes": kept,
     }
     path = tuned_on.path
     draft = path.with_name(f".draft-{uuid.uuid4().hex}")
@@ -143,18 +166,20 @@ def load_shapes(tuned_on: TunedOn) -> LaunchShapes | None:
     try:
         if content["tuned_on"] != asdict(tuned_on):
             raise UsageError(f"{path} was tuned on something else than its name says; delete it and tune again")
-        return _shapes(content["shapes"])
+        return _shapes(content["shapes"], f"tuned {content['tuned_at']}")
     except ValidationError as error:
         raise UsageError(f"{path} holds no launch shapes: {first_problem(error)}; tune again") from error
     except (KeyError, TypeError) as error:
         raise UsageError(f"{path} holds no launch shapes of this memfloor: {error!r}; tune again") from error
 
 
-def _shapes(content: dict[str, dict[str, Any]]) -> LaunchShapes:
+def _shapes(content: dict[str, dict[str, Any]], origin: str) -> LaunchShapes:
     cut = {}
-    for op, kind in get_type_hints(LaunchShapes).items():
+    kinds = get_type_hints(LaunchShapes)
+    del kinds["origin"]
+    for op, kind in kinds.items():
         wanted = {field.name for field in fields(kind)}
         if set(content[op]) != wanted:
             raise TypeError(f"{op} has {', '.join(sorted(content[op]))}, not {', '.join(sorted(wanted))}")
         cut[op] = TypeAdapter(kind).validate_python(content[op], strict=False)
-    return LaunchShapes(**cut)
+    return LaunchShapes(**cut, origin=origin)

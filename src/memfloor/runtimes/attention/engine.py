@@ -81,7 +81,7 @@ class EngineAttention(AttentionBackend):
                 "join": "with the fewest rows of an output projection",
             }
         assert self._cuda is not None
-        return {"shape_attention": str(self._cuda.shape), "pdl": str(self._cuda.pdl)}
+        return {"shapes": self._origin, "shape_attention": str(self._cuda.shape), "pdl": str(self._cuda.pdl)}
 
     def _build_cpu(self) -> Issue:
         from memfloor.engine.cpu.attention import CpuAttention
@@ -112,8 +112,9 @@ class EngineAttention(AttentionBackend):
 
         cell = self.request.cell
         device = torch.device("cuda", torch.cuda.current_device())
-        shape = cuda.launch_shapes(cell).fitted(cell.spec).attention
-        attention = CudaAttention(cell.spec, cell.workload.context_len, device, shape, cuda.pdl_mode(cell))
+        shapes = cuda.launch_shapes(cell).fitted(cell.spec)
+        self._origin = shapes.origin
+        attention = CudaAttention(cell.spec, cell.workload.context_len, device, shapes.attention, cuda.pdl_mode(cell))
         for layer in make_layers(cell, self.request.seed):
             self.layers = self.layers or [layer]
             attention.add_layer(layer.query[0, :, 0], layer.keys[0], layer.values[0])
