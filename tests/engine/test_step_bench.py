@@ -8,7 +8,7 @@ import torch
 from memfloor.engine.cuda import step_bench
 from memfloor.engine.cuda.launch_shapes import AttentionShape, LaunchShapes, ProjectionShape, RowShape
 from memfloor.engine.cuda.neighbours import OPS, neighbours
-from memfloor.engine.cuda.step_bench import StepBench, cut_beyond
+from memfloor.engine.cuda.step_bench import StepBench
 from memfloor.floor import step_traffic
 from memfloor.spec import Workload, from_hf_config, load_model
 
@@ -65,7 +65,7 @@ def test_logits_that_are_wrong_are_told(monkeypatch, factor):
     reference = step_bench.reference_logits
     monkeypatch.setattr(step_bench, "reference_logits", lambda *args: reference(*args) * factor)
     problem = bench(Workload.of(37)).problem(SHAPES)
-    assert "of their norm away from float32's, beyond 0.02" in problem
+    assert "of their norm away from float32's, beyond 0.05" in problem
 
 
 def test_a_shape_that_does_not_compile_is_told():
@@ -73,17 +73,15 @@ def test_a_shape_that_does_not_compile_is_told():
     assert "Error: " in problem
 
 
-@pytest.mark.parametrize("name", ["qwen2.5-0.5b", "qwen2.5-7b", "llama-3.1-8b"])
-def test_steps_have_more_weights_than_a_cache_holds(name):
-    spec, cache_bytes = load_model(name), 50 * 2**20
-    few = cut_beyond(spec, Workload.of(2048), cache_bytes)
-    traffic = step_traffic(few, Workload.of(2048))
-    assert traffic.attention_weights + traffic.mlp_weights >= 4 * cache_bytes
-    assert 4 <= few.num_hidden_layers < spec.num_hidden_layers
-    assert few.num_sliding_layers == 0
-
-
-def test_a_small_model_is_taken_whole_and_slides_where_it_did():
+def test_steps_are_those_of_the_whole_model_where_it_fits():
     spec = SPEC.model_copy(update={"sliding_window": 8, "num_sliding_layers": 1})
-    few = cut_beyond(spec, Workload.of(37), 50 * 2**20)
-    assert few == spec
+    assert step_bench.cut_to_fit(spec, Workload.of(37), 2**30) == spec
+
+
+@pytest.mark.parametrize(("gibibytes", "layers"), [(1, 1), (10, 11), (24, 28)])
+def test_a_model_that_does_not_fit_is_cut(gibibytes, layers):
+    spec = load_model("qwen2.5-7b")
+    few = step_bench.cut_to_fit(spec, Workload.of(2048), gibibytes * 2**30)
+    assert few.num_hidden_layers == layers
+    held = step_traffic(few, Workload.of(2048)).total_bytes
+    assert held <= 0.6 * gibibytes * 2**30 or layers == 1

@@ -89,7 +89,8 @@ def test_logits_agree_with_float32(build, name, layers, kv, window, position, pd
     decoder = Decoder(model, "eager")
     decoder.start(77, position)
     decoder.step()
-    assert float((model.logits - want).norm() / want.norm()) < 2e-2
+    # A key or value between two numbers of e4m3 may be stored as the other one, an eighth away.
+    assert float((model.logits - want).norm() / want.norm()) < (3e-2 if kv == "fp8" else 2e-2)
     assert int(model.token) == int(model.logits.argmax())
 
 

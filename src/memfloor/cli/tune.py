@@ -31,7 +31,7 @@ def tune(
 ) -> None:
     """Find the engine's fastest launch shapes on this GPU and keep them for --runtime engine,shapes=tuned.
 
-    Each is checked against float32 before it is timed, in whole steps of a few layers that no cache can hold, read in
+    Each is checked against float32 before it is timed, in whole steps of as many layers as fit the memory, read in
     turn with the others. What replaces a default is faster by more than its repeated readings differ.
 
     Args:

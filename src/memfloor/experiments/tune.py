@@ -10,7 +10,7 @@ from memfloor.errors import UsageError
 from memfloor.floor import check_context
 from memfloor.measure.environment import device_info
 from memfloor.record import Cell
-from memfloor.runtimes.memory import require_memory
+from memfloor.runtimes.memory import free_bytes, require_memory
 from memfloor.spec import ModelSpec, Workload
 
 
@@ -47,7 +47,7 @@ def take_tuning(
     """Tune the engine's launch shapes for a model on a GPU and keep them for `shapes=tuned`.
 
     Args:
-        spec: The model; the steps that are timed have as few of its layers as no cache can hold.
+        spec: The model; the steps that are timed have as many of its layers as fit the memory.
         workload: Context, and formats of weights, head and KV cache.
         device_id: Index of the GPU among those that are visible.
         limit_seconds: No shape is tried after this time.
@@ -68,11 +68,11 @@ def take_tuning(
 
     from memfloor.engine.cuda.neighbours import OPS, neighbours
     from memfloor.engine.cuda.search import Search
-    from memfloor.engine.cuda.step_bench import StepBench, cut_beyond
+    from memfloor.engine.cuda.step_bench import StepBench, cut_to_fit
     from memfloor.engine.cuda.tuning import TunedHow, TunedOn, save_shapes
 
     properties = torch.cuda.get_device_properties(device)
-    few = cut_beyond(spec, workload, properties.L2_cache_size)
+    few = cut_to_fit(spec, workload, free_bytes("cuda"))
     require_memory(cell.model_copy(update={"spec": few}))
     default = backend.launch_shapes(cell)
     say(f"{few.num_hidden_layers} layers of {spec.name} on {properties.name}")
