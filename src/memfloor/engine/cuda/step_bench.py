@@ -16,7 +16,7 @@ from memfloor.floor import step_traffic
 from memfloor.spec import ModelSpec, Workload
 
 TOKEN, CACHE_SEED = 77, 2
-# Logits may differ from float32's by so much of their norm; activations in bf16 cost some two hundredths over 28 layers.
+# Logits may differ from float32's by so much of their norm; activations in bf16 cost 28 layers some two hundredths.
 TOLERANCE = 5e-2
 WARMUP_STEPS, TIMED_STEPS = 3, 25
 # Weights and cache may take so much of the memory that is free; scratch, logits and graphs take the rest.
