@@ -41,6 +41,8 @@ def test_operator_and_module_give_the_role(ops, scope, role):
         (("torchao::int4mm_packed_weight_cpu",), "model.layers.0.mlp.up_proj", "weights"),
         (("bitsandbytes::gemv_4bit",), "model.layers.0.mlp.up_proj", "weights"),
         (("gptqmodel::gptq_marlin_gemm",), "model.layers.0.mlp.up_proj", "weights"),
+        (("gptqmodel_exllamav3::bc_linear_exl3_run",), "model.layers.0.mlp.up_proj", "weights"),
+        (("gptqmodel_exllamav3::reconstruct",), "model.layers.0.mlp.up_proj", "dequantization"),
         (("bitsandbytes::dequantize_4bit", "aten::mul"), "model.layers.0.mlp.up_proj", "dequantization"),
         # All of a product may lie in one operator; what it widens before it multiplies is no product.
         (("aten::linear", "aten::mm"), "model.layers.0.mlp.up_proj", "weights"),

@@ -54,6 +54,8 @@ def test_scales_by_hand():
     assert weight_format("bf16").scales_bytes(3, 256) == 0
     # 3 rows of 4 blocks of 64 with one byte each, and one float32 for all twelve.
     assert weight_format("nf4").scales_bytes(3, 256) == 12 + 4
+    # Two bytes for each of 256 rows and of 384 columns.
+    assert weight_format("exl3-4").scales_bytes(256, 384) == 2 * (256 + 384)
     # A last group that is not full still has its scale.
     assert weight_format("int4-g128").scales_bytes(1, 130) == 2 * 4
 

@@ -21,6 +21,7 @@ INT4_G32 = {"weights": "int4-g32", "head": "int4-g32"}
 Q8_0 = {"weights": "int8-g32", "head": "int8-g32"}
 Q4_K_M = {"weights": "q4-k-m", "head": "q4-k-m"}
 EXLLAMA = {"weights": "int4-g128-zp", "head": "fp16", "kv": "fp16"}
+EXL3 = {"weights": "exl3-4", "head": "fp16", "kv": "fp16"}
 NNCF_INT8 = {"weights": "nncf-int8-asym", "head": "nncf-int8-asym"}
 NNCF_INT4 = {"weights": "nncf-int4-sym-g128", "head": "nncf-int8-asym"}
 ORT_INT8 = {"weights": "ort-int8-g32", "head": "ort-int8-g32", "kv": "fp32"}
@@ -64,6 +65,7 @@ PATHS: dict[str, WeightPath] = {
     "awq-marlin": WeightPath("gptqmodel", {"kernel": "marlin-awq", "weights": "int4-g128-zp"}, ("cuda",)),
     "gptq-marlin": WeightPath("gptqmodel", {"kernel": "marlin-gptq", "weights": "int4-g128-sym"}, ("cuda",)),
     "gptq-exllamav2": WeightPath("gptqmodel", {"kernel": "exllamav2", **EXLLAMA}, ("cuda",)),
+    "exllamav3": WeightPath("exllamav3", EXL3, ("cuda",)),
     "gptq-aten": WeightPath("gptqmodel", {"kernel": "aten-gptq", "weights": "int4-g128"}, ("cpu",)),
     "openvino-bf16": WeightPath("openvino", {}, ("cpu",)),
     "openvino-int8": WeightPath("openvino", NNCF_INT8, ("cpu",)),

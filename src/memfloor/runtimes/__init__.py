@@ -7,6 +7,7 @@ from memfloor.record import Cell, StepPart
 from memfloor.runtimes.attention import BACKENDS
 from memfloor.runtimes.bitsandbytes import Bitsandbytes
 from memfloor.runtimes.engine import Engine
+from memfloor.runtimes.exllamav3 import ExllamaV3
 from memfloor.runtimes.gptqmodel import GptqModel, GptqModelStatic
 from memfloor.runtimes.hf import HfEager
 from memfloor.runtimes.hf_compile import HfCompile
@@ -32,6 +33,7 @@ REGISTRY: dict[str, type[Runtime]] = {
         Hqq,
         GptqModel,
         GptqModelStatic,
+        ExllamaV3,
         OnnxRuntimeGenai,
         OpenVino,
     )

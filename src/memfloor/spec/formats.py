@@ -17,6 +17,7 @@ class WeightFormat(BaseModel):
     the numbers here are those of most matrices.
 
     Attributes:
+        column_scale_bytes: Of the scale that each column has beside those of the groups.
         columns_multiple: To which columns are padded, where a library's tiles need it.
         fallback: Format of the matrices whose columns are no multiple of the group size.
         finer: Format of the matrices named in `finer_in`, in the layers that `is_finer_layer` chooses.
@@ -32,6 +33,7 @@ class WeightFormat(BaseModel):
     zero_bits: int = Field(default=0, ge=0)
     outer_scale_bytes: int = 0
     outer_group_size: int = Field(default=0, ge=0)
+    column_scale_bytes: int = Field(default=0, ge=0)
     columns_multiple: int = Field(default=1, gt=0)
     fallback: str | None = None
     finer: str | None = None
@@ -62,7 +64,8 @@ class WeightFormat(BaseModel):
         groups = rows * -(-self._padded(columns) // (self.group_size or columns))
         outer_groups = -(-groups // self.outer_group_size) if self.outer_group_size else 0
         zeros_bytes = groups * self.zero_bits // 8
-        return groups * self.scale_bytes + zeros_bytes + outer_groups * self.outer_scale_bytes
+        of_columns = self._padded(columns) * self.column_scale_bytes
+        return groups * self.scale_bytes + zeros_bytes + outer_groups * self.outer_scale_bytes + of_columns
 
     def _padded(self, columns: int) -> int:
         return -(-columns // self.columns_multiple) * self.columns_multiple

@@ -15,7 +15,7 @@ LAYER = re.compile(r"\blayers\.(\d+)")
 PRODUCTS = re.compile(r"aten::(mm|bmm|addmm|matmul|linear|mv|addmv)$|mkldnn_linear|linear_pointwise")
 # The same of quantised weights, by the names that libraries give them.
 QUANTIZED_PRODUCTS = re.compile(
-    PRODUCTS.pattern + r"|pack_?mm|_mm(_|$)|\dmm_|gem[mv]|linear_matmul|marlin|qlinear", re.IGNORECASE
+    PRODUCTS.pattern + r"|pack_?mm|_mm(_|$)|\dmm_|gem[mv]|linear_matmul|linear_exl3|marlin|qlinear", re.IGNORECASE
 )
 DEQUANTIZES = re.compile(r"dequant|unpack", re.IGNORECASE)
 ATTENTION = re.compile(r"scaled_dot_product|flash_attention|efficient_attention|cudnn_attention")
