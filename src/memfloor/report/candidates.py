@@ -13,7 +13,7 @@ from typing import Any, Literal
 from memfloor.errors import UsageError
 from memfloor.record import Cell
 from memfloor.report import prediction
-from memfloor.report.control import LoopSummary, counted
+from memfloor.report.control import LoopSummary
 from memfloor.report.deadlines import Asked
 from memfloor.report.summary import CellSummary
 from memfloor.report.tables import runtime_label
@@ -138,7 +138,7 @@ def _nearness(asked: Asked) -> Callable[[CellSummary], tuple[bool, int, int]]:
 def _prompt_seconds(asked: Asked, device: str, path: str, loops: Sequence[LoopSummary]) -> tuple[float, float] | None:
     """Return median and p99 of the prompt on a device and path; None where no loop took as long a one."""
     taken = [
-        counted(loop, loop.cycles.prefill_seconds)
+        loop.counted(loop.cycles.prefill_seconds)
         for summary in loops
         if (summary.device, runtime_label(summary.first.cell)) == (device, path)
         and summary.first.cell.workload.context_len == asked.workload.context_len

@@ -18,15 +18,10 @@ from memfloor.tails import Quantile, Rate, quantile, rate
 LEVELS = (0.5, 0.99, 0.999)
 
 
-def counted(loop: ControlLoop, column: Sequence[float]) -> Sequence[float]:
-    """Return the values of the cycles that count, without those for warming up; empty for a column that is."""
-    return column[loop.warmup_cycles :]
-
-
 def response_seconds(loop: ControlLoop) -> list[float]:
     """Return of each cycle that counts the time from when it was due to its end; without a pace, from its beginning."""
-    busy = counted(loop, loop.cycles.busy_seconds)
-    late = counted(loop, loop.cycles.late_seconds) or [0.0] * len(busy)
+    busy = loop.counted(loop.cycles.busy_seconds)
+    late = loop.counted(loop.cycles.late_seconds) or [0.0] * len(busy)
     return [before + during for before, during in zip(late, busy, strict=True)]
 
 
@@ -36,7 +31,7 @@ def missed(loop: ControlLoop) -> list[bool]:
     A cycle that is not over when the next one is due misses its own period; the ticks that it lets pass have no cycle.
     """
     flags: list[bool] = []
-    ticks = [*loop.cycles.ticks[loop.warmup_cycles :]]
+    ticks = loop.counted(loop.cycles.ticks)
     passed = [after - before - 1 for before, after in pairwise(ticks)] + [0]
     for seconds, ticks_passed in zip(response_seconds(loop), passed, strict=True):
         flags += [seconds > loop.period_seconds, *[True] * ticks_passed]
@@ -112,7 +107,7 @@ class LoopSummary:
 
     def median_seconds(self, column: str) -> float | None:
         """Return the median over all cycles of one of the columns of times; None where it was not taken."""
-        values = [value for loop in self.loops for value in counted(loop, getattr(loop.cycles, column))]
+        values = [value for loop in self.loops for value in loop.counted(getattr(loop.cycles, column))]
         return median(values) if values else None
 
     def to_json(self) -> dict[str, Any]:

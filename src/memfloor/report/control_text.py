@@ -170,6 +170,10 @@ def _too_few(summary: LoopSummary) -> str:
 def _cautions(summary: LoopSummary) -> list[str]:
     first = summary.first
     lines = [_without_prompt(summary)] if first.no_prefill else []
+    cut_short = [loop.interrupted for loop in summary.loops if loop.interrupted]
+    if cut_short:
+        reasons = ", ".join(dict.fromkeys(cut_short))
+        lines.append(f"{len(cut_short)} of {len(summary.loops)} processes ended before their time ({reasons}).")
     load = max(loop.environment.foreign_load for loop in summary.loops)
     if load > FOREIGN_LOAD:
         lines.append(f"Other processes took up to {format_percent(load)} of the host's cores during a loop.")

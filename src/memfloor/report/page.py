@@ -239,8 +239,8 @@ def _environments(timed: Sequence[Timed], other: Sequence[MeasuredEnergy | Contr
     return list(found.values())
 
 
-def environment_facts(e: Environment, path: ObservedPath) -> dict[str, str]:
-    """Return where a run was taken, in words, and the attention that it really took."""
+def environment_facts(e: Environment, path: ObservedPath | None) -> dict[str, str]:
+    """Return where a run was taken, in words, and the attention that it really took, if its path was observed."""
     return {
         "device": e.device.name,
         "driver": e.device.driver_version or "-",
@@ -250,5 +250,5 @@ def environment_facts(e: Environment, path: ObservedPath) -> dict[str, str]:
         "packages": ", ".join(f"{name} {version}" for name, version in sorted(e.packages.items())),
         "commit": e.git_commit or "not run from a checkout",
         "huge pages": e.huge_pages,
-        "attention": path.facts.get("attention_implementation", "-"),
+        "attention": path.facts.get("attention_implementation", "-") if path else "-",
     }
