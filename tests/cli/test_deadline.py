@@ -191,7 +191,7 @@ def test_its_records_say_whether_the_period_would_be_kept_and_stand_on_the_page(
     asked = ("--tokens", 3, "--prompt", 8, "--from", folder, "--json")
     kept = memfloor("deadline", tiny_model, "--hz", 0.01, *asked)
     [candidate] = json.loads(kept.out)["candidates"]
-    assert (candidate["origin"], candidate["takes_prompt"]) == ("loop", True)
+    assert (candidate["origin"], candidate["prompt"]) == ("loop", "measured")
     # So few cycles have no p99: the period is not told to be kept.
     assert (candidate["verdict"], candidate["tail_seconds"], kept.status) == ("at the median", None, 3)
     missed = memfloor("deadline", tiny_model, "--hz", 1e5, *asked)
@@ -226,7 +226,10 @@ def test_records_of_other_models_say_that_there_are_none_of_this(memfloor, loope
         ({"--device": "tpu"}, ["unknown device 'tpu'", "cpu, cuda"]),
         ({"--from": "/no/such/folder"}, ["/no/such/folder is not a folder with records"]),
         ({"--from": "/tmp", "--device": "h300"}, ["unknown device 'h300'", "h100-sxm5"]),
-        ({"--from": "/tmp", "--hz": "1e12"}, ["no runtime can", "8 TB/s of b200", "the period is 0.001 ns"]),
+        (
+            {"--from": "/tmp", "--hz": "1e12"},
+            ["no runtime can", "8 TB/s and 2250 TFLOP/s, by the datasheet of b200", "the period is 0.001 ns"],
+        ),
         ({"--from": "/tmp", "--weights": "int3"}, ["unknown weight format 'int3'", "int4-g128"]),
     ],
     ids=lambda value: " ".join(f"{key} {text}" for key, text in value.items()) if isinstance(value, dict) else None,
@@ -248,5 +251,5 @@ def test_a_period_below_what_this_memory_can_is_refused_with_the_floor(memfloor,
     result = memfloor("deadline", tiny_model, *asked)
     assert (result.status, list(tmp_path.glob("*.json"))) == (2, [])
     last = result.err.splitlines()[-1]
-    assert last.startswith("memfloor: no runtime can: the bytes of 7 decode steps at 276 of tiny in bf16 take ")
+    assert last.startswith("memfloor: no runtime can: 7 decode steps at 276 of tiny in bf16 take at least ")
     assert last.endswith("and the period is 1 ns")

@@ -22,7 +22,7 @@ from memfloor.units import format_seconds
 
 if TYPE_CHECKING:
     from memfloor.report.candidates import Candidate
-    from memfloor.report.deadlines import Asked, DeviceFloor
+    from memfloor.report.deadlines import Asked, CycleFloor
 
 
 @Parameter(name="*")
@@ -159,7 +159,7 @@ def _decide(asked: "Asked", folder: Path, device: str | None, json: bool) -> Non
     from memfloor.report.candidate_text import CANDIDATE_COLUMNS, NARROW, WIDE_TABLE, candidate_lines, candidate_row
     from memfloor.report.candidates import candidates
     from memfloor.report.control import summarise_loops
-    from memfloor.report.deadlines import FLOOR_COLUMNS, device_floors
+    from memfloor.report.deadlines import FLOOR_COLUMNS, device_floors, floor_lines
     from memfloor.report.summary import summarise
 
     devices = [find_device(device)] if device else list(catalogue().values())
@@ -175,6 +175,7 @@ def _decide(asked: "Asked", folder: Path, device: str | None, json: bool) -> Non
         print_json(_decision_json(asked, floors, found))
     else:
         print_table(f"Floor of {asked.cycle_text}", FLOOR_COLUMNS, [item.row(asked) for item in floors])
+        print_text("\n".join(floor_lines(asked, floors)))
         if found:
             title = f"What would keep {format_seconds(asked.period_seconds)}, by {folder}"
             rows = [candidate_row(item, asked) for item in found]
@@ -185,16 +186,14 @@ def _decide(asked: "Asked", folder: Path, device: str | None, json: bool) -> Non
         sys.exit(EXIT_NOTHING_KEEPS)
 
 
-def _decision_json(asked: "Asked", floors: "Sequence[DeviceFloor]", found: "Sequence[Candidate]") -> dict[str, Any]:
+def _decision_json(asked: "Asked", floors: "Sequence[CycleFloor]", found: "Sequence[Candidate]") -> dict[str, Any]:
     period = asked.period_seconds
     return {
         "model": asked.spec.name,
         "period_seconds": period,
         "cycle_bytes": asked.cycle_bytes,
-        "floors": [
-            {"device": item.device, "floor_seconds": item.seconds, "ruled_out": item.seconds > period}
-            for item in floors
-        ],
+        "prompt_flop": asked.prompt_flop,
+        "floors": [item.to_json(period) for item in floors],
         "candidates": [item.to_json(period) for item in found],
     }
 

@@ -14,9 +14,8 @@ from memfloor.measure.cycle_facts import CycleFacts
 from memfloor.measure.pace import Pace, Work, take_cycles
 from memfloor.measure.telemetry import LoadWatch, read_sensors
 from memfloor.record import CeilingReading, Cell, DeviceInfo, Environment, ObservedPath
-from memfloor.report.deadlines import Asked, below_floor
+from memfloor.report.deadlines import Asked, below_floor, cycle_floor
 from memfloor.runtimes import DecodeRequest, Prefilling, Runtime, find_runtime
-from memfloor.units import format_bandwidth
 
 CEILING_PASSES = 8
 
@@ -156,7 +155,6 @@ def _refuse_below_floor(job: ControlJob, device: DeviceInfo, cpus: Sequence[int]
 
         torch.cuda.empty_cache()
     fastest = ceiling.pass_bytes / min(ceiling.pass_seconds)
-    floor = loop.cycle_bytes / fastest
-    if floor > job.period_seconds:
-        where = f"{format_bandwidth(fastest)}, the fastest read of this {device.name}"
-        raise UsageError(below_floor(loop, floor, where))
+    floor = cycle_floor(loop, device.name, fastest)
+    if floor.seconds > job.period_seconds:
+        raise UsageError(below_floor(loop, floor, f"the fastest read of this {device.name}"))

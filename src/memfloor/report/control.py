@@ -2,16 +2,16 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from memfloor.floor import cycle_bytes
-from memfloor.hardware import short_name
+from memfloor.hardware import match_driver_name, short_name
 from memfloor.record import ControlLoop
 from memfloor.report.coincidence import Coincidence, Excess, coincidences, excess
+from memfloor.report.deadlines import Asked, CycleFloor, cycle_floor
 from memfloor.report.tables import runtime_label
 from memfloor.tails import Quantile, Rate, quantile, rate
 
@@ -84,12 +84,6 @@ class LoopSummary:
         return excess(self.loops, self.responses)
 
     @property
-    def cycle_bytes(self) -> int:
-        """Return the bytes that a cycle must move."""
-        cell = self.first.cell
-        return cycle_bytes(cell.spec, cell.workload, self.first.steps, self.first.no_prefill is None)
-
-    @property
     def ceiling_bytes_per_second(self) -> float:
         """Return the read-only bandwidth beside the loops, the median of all readings."""
         return median(reading.bytes_per_second for loop in self.loops for reading in loop.ceilings)
@@ -101,9 +95,17 @@ class LoopSummary:
         return min(read), max(read)
 
     @property
-    def floor_seconds(self) -> float:
-        """Return the time of a cycle's bytes at the bandwidth read beside it."""
-        return self.cycle_bytes / self.ceiling_bytes_per_second
+    def asked(self) -> Asked:
+        """Return the loop that was asked for."""
+        first = self.first
+        return Asked(first.cell.spec, first.cell.workload, first.steps, first.period_seconds, first.no_prefill is None)
+
+    @property
+    def floor(self) -> CycleFloor:
+        """Return the floor of a cycle: reads at the bandwidth beside the loop, arithmetic at the datasheet's rate."""
+        device = match_driver_name(self.first.environment.device.name)
+        rate = device.bf16_flop_per_second if device else None
+        return cycle_floor(self.asked, self.device, self.ceiling_bytes_per_second, rate)
 
     def median_seconds(self, column: str) -> float | None:
         """Return the median over all cycles of one of the columns of times; None where it was not taken."""
@@ -137,9 +139,10 @@ class LoopSummary:
             "missed_per_hour": misses.per_hour,
             "missed_per_hour_ci95": misses.ci95_per_hour,
             "dispersion": misses.dispersion,
-            "cycle_bytes": self.cycle_bytes,
+            "cycle_bytes": self.asked.cycle_bytes,
             "ceiling_bytes_per_second": self.ceiling_bytes_per_second,
-            "floor_seconds": self.floor_seconds,
+            "floor_seconds": self.floor.seconds,
+            "floor": asdict(self.floor),
             "slowest": self.excess.to_json() if self.excess else None,
             "coincidences": [item.to_json() for item in self.coincidences],
             "silent": first.cycles.silent,

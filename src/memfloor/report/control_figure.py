@@ -74,7 +74,7 @@ def _draw_tail(axes: Axes, summary: LoopSummary) -> None:
         linewidth=1.4,
     )
     axes.axvline(1e3 * summary.first.period_seconds, color=THRESHOLD_COLOUR, linewidth=1.2)
-    axes.axvline(1e3 * summary.floor_seconds, color=DARK_GREY, linewidth=1.2, linestyle=":")
+    axes.axvline(1e3 * summary.floor.seconds, color=DARK_GREY, linewidth=1.2, linestyle=":")
     axes.set_xscale("log")
     axes.set_yscale("log")
     _plain(axes.xaxis)

@@ -22,8 +22,8 @@ from memfloor.report.figures import figure_svg
 
 CAPTION = (
     "Left: the response of every cycle, from when it was due to its end; the line is the period, and red is what "
-    "missed it. Right: the share of cycles that take as long or longer. Dotted: the time of a cycle's bytes at the "
-    "bandwidth read beside the loop."
+    "missed it. Right: the share of cycles that take as long or longer. Dotted: the floor of a cycle, which "
+    "is its reads at the bandwidth beside the loop, and its prompt's arithmetic where that takes longer."
 )
 
 

@@ -56,7 +56,7 @@ def loop_row(loop: ControlLoop) -> Row:
         "missed_per_hour": misses.per_hour,
         "missed_per_hour_low": low,
         "missed_per_hour_high": high,
-        "floor_seconds": summary.floor_seconds,
+        "floor_seconds": summary.floor.seconds,
     }
 
 
