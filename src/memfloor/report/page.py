@@ -6,8 +6,6 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 
-import jinja2
-
 import memfloor
 from memfloor.errors import UsageError
 from memfloor.record import (
@@ -51,6 +49,7 @@ from memfloor.report.sentences import cautions, headline
 from memfloor.report.shown import LONG_TABLE, drawn_cells, left_out
 from memfloor.report.summary import CellSummary, InvalidCell, summarise
 from memfloor.report.tables import CELL_COLUMNS, cell_row, invalid_row
+from memfloor.report.templates import template
 from memfloor.report.weight_ladder import WeightLadder, ladders_in
 from memfloor.report.weight_section import weight_section
 
@@ -95,12 +94,10 @@ def render(
         raise UsageError(f"{folder} holds no records; take some with: memfloor study --out {folder}")
     comparisons = [item.comparison for item in compared if item.comparison]
     every = [*summaries, *(row.summary for row in attention.rows)]
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string((files("memfloor") / "report" / "page.html").read_text())
     tables = _tables(summaries, invalid)
     longest = max([len(compared), *(len(rows) + len(lost) for _, rows, lost in tables)])
     has_charts = bool(anatomies) or any(item.ratio for item in compared)
-    return template.render(
+    return template("page").render(
         version=memfloor.__version__,
         made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         folder=str(folder),
