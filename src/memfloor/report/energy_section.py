@@ -1,6 +1,7 @@
 """Energy as text for the terminal and as a part of the page."""
 
-from memfloor.report.energy import Energies, EnergySummary, WithoutEnergy
+from memfloor.report.by_cell import InvalidCell
+from memfloor.report.energy import Energies, EnergySummary
 from memfloor.report.energy_cautions import energy_cautions
 from memfloor.report.tables import runtime_label, workload_text
 from memfloor.report.templates import template
@@ -48,7 +49,7 @@ def energy_row(summary: EnergySummary) -> list[str]:
     ]
 
 
-def without_row(cell: WithoutEnergy) -> list[str]:
+def without_row(cell: InvalidCell) -> list[str]:
     """Return the row of a cell without energy: its reason stands in place of every figure."""
     return [cell.cell.spec.name, runtime_label(cell.cell), workload_text(cell.cell), f"not measured: {cell.reason}"]
 

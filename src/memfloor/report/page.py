@@ -25,6 +25,7 @@ from memfloor.report.afterwards import compared_in
 from memfloor.report.anatomy_section import anatomy_section
 from memfloor.report.attention import Attention, attention_in
 from memfloor.report.attention_section import attention_section
+from memfloor.report.by_cell import InvalidCell
 from memfloor.report.compared import Compared
 from memfloor.report.comparison_section import comparison_section
 from memfloor.report.control import summarise_loops
@@ -47,7 +48,7 @@ from memfloor.report.repeat import (
 )
 from memfloor.report.sentences import cautions, headline
 from memfloor.report.shown import LONG_TABLE, drawn_cells, left_out
-from memfloor.report.summary import CellSummary, InvalidCell, summarise
+from memfloor.report.summary import CellSummary, summarise
 from memfloor.report.tables import CELL_COLUMNS, cell_row, invalid_row
 from memfloor.report.templates import template
 from memfloor.report.weight_ladder import WeightLadder, ladders_in
