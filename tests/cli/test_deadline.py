@@ -174,6 +174,15 @@ def test_the_same_loop_is_not_run_twice_at_once(start_memfloor, wait_until, end_
     end_of(process)
 
 
+@pytest.mark.parametrize("text", ["half of a li\n", "[1, 2]\n", '{"asked": {"kind": 3}}\n', '{"a": 1, "b": 2}\n'])
+def test_a_journal_that_is_none_is_one_line_and_left_alone(memfloor, tiny_model, tmp_path, text):
+    (tmp_path / ".loops-0123.jsonl").write_text(text)
+    refused = memfloor("deadline", tiny_model, *LONG, "--out", tmp_path)
+    words = f"memfloor: {tmp_path}/.loops-0123.jsonl is no journal that this version reads; move it away\n"
+    assert (refused.status, refused.err) == (2, words)
+    assert (tmp_path / ".loops-0123.jsonl").read_text() == text
+
+
 def test_a_loop_that_dies_before_a_cycle_counts_is_a_failure(start_memfloor, wait_until, end_of, tiny_model, tmp_path):
     process = start_memfloor("deadline", tiny_model, *LONG, "--out", tmp_path)
     wait_until(lambda: psutil.Process(process.pid).children(), process)

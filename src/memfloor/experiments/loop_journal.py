@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import IO, Any, Self
 
-from pydantic import ValidationError
-
 from memfloor.errors import UsageError
 from memfloor.experiments.control_job import LoopBegun, LoopEnded
 from memfloor.record import ControlLoop, Cycles, LoopAsked, Store
@@ -112,8 +110,8 @@ def salvage(store: Store) -> Iterator[ControlLoop]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             try:
                 loop = _loop_in(file, "its command was killed")
-            except (ValueError, ValidationError) as error:
-                raise UsageError(f"{path} is no journal of this version; remove it ({error})") from error
+            except (ValueError, LookupError, AttributeError) as error:
+                raise UsageError(f"{path} is no journal that this version reads; move it away") from error
             if loop is not None and store.add_once(loop):
                 yield loop
             path.unlink(missing_ok=True)

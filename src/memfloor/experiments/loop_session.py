@@ -67,5 +67,4 @@ def loop_name(wanted: LoopAsked) -> str:
 
 def _said(loop: LoopAsked) -> str:
     said = loop.model_dump_json(include=set(LoopAsked.model_fields) - IDENTITY - {"block", "seed"})
-    assert loop.seed is not None
-    return f"{said} {loop.seed - loop.block}"
+    return f"{said} {None if loop.seed is None else loop.seed - loop.block}"
