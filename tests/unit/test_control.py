@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -232,3 +233,32 @@ def test_records_say_what_would_keep_a_period(tiny, make_cell, make_run, make_lo
     assert [found[1].p50_seconds, found[1].tail_seconds] == pytest.approx([0.05, 0.15])
     other = Asked(tiny.model_copy(update={"hidden_size": 128}), asked.workload, 7, PERIOD)
     assert candidates(other, summarise_loops([loop]), summaries) == []
+
+
+def test_the_time_of_a_loop_is_that_of_its_periods_and_without_a_pace_of_its_cycles(make_loop):
+    # From tick 1 to the end of tick 5; those that were let pass are part of it.
+    assert make_loop([0.05] * 5, ticks=[0, 1, 2, 4, 5], warmup=1).watched_seconds == pytest.approx(0.5)
+    assert make_loop([0.05, 0.2, 0.3], paced=False, warmup=1).watched_seconds == pytest.approx(0.5)
+
+
+def test_only_an_interrupted_loop_lacks_its_path_and_the_ceiling_after_it(make_loop):
+    whole = make_loop([0.05] * 30)
+    fields = whole.model_dump() | {"path": None, "ceilings": whole.model_dump()["ceilings"][:1]}
+    with pytest.raises(ValueError, match="has an observed path and a ceiling after it"):
+        ControlLoop.model_validate(fields)
+    cut = ControlLoop.model_validate(fields | {"interrupted": "its command was killed"})
+    [summary] = summarise_loops([cut, whole])
+    said = "1 of 2 processes ended before their time (its command was killed)."
+    assert said in loop_lines(summary)
+    assert tables_of([], loops=[cut])
+    assert said in render([], [], Path("records"), loops=[cut, whole])
+
+
+def test_parts_of_a_loop_are_joined_and_a_fact_that_one_lacks_is_left_out():
+    first = {"ticks": (0, 1), "decode_seconds": (0.1,) * 2, "busy_seconds": (0.1, 0.2)}
+    then = {"ticks": (3,), "decode_seconds": (0.1,), "busy_seconds": (0.3,)}
+    facts = {"minor_faults": (1.0, 2.0), "sm_clock_hz": (1e9, 1e9)}
+    parts = Cycles(**first, facts=facts), Cycles(**then, facts={"minor_faults": (3.0,)}, silent={"sm_clock_hz": "gone"})
+    joined = Cycles.joined(parts)
+    assert (joined.ticks, joined.busy_seconds) == ((0, 1, 3), (0.1, 0.2, 0.3))
+    assert (joined.facts, joined.silent) == ({"minor_faults": (1.0, 2.0, 3.0)}, {"sm_clock_hz": "gone"})
