@@ -115,11 +115,12 @@ def take_loops(plan: DeadlinePlan, store: Store, on_phase: Callable[[str], None]
     """
 
     def tell(loop: ControlLoop) -> None:
-        on_phase(f"{loop.interrupted}: kept {_cycles_text([loop])}; the same command goes on from there")
+        how = loop.interrupted or "a loop had just ended"
+        on_phase(f"{how}: kept {_cycles_text([loop])}; the same command goes on from there")
 
     for killed in salvage(store):
         tell(killed)
-    wanted = asked_loop(plan, 0, uuid.uuid4().hex)
+    wanted = _asked_loop(plan, 0, uuid.uuid4().hex)
     with LoopJournal(store, loop_name(wanted), tell) as journal:
         session = loop_session(wanted, store)
         if session.loops:
@@ -127,7 +128,7 @@ def take_loops(plan: DeadlinePlan, store: Store, on_phase: Callable[[str], None]
         yield from session.loops
         for block, seconds in session.missing(plan.runs, plan.seconds):
             on_phase(f"loop {block + 1} of {plan.runs}")
-            record = _take_one(plan, asked_loop(plan, block, session.session_id), seconds, journal, on_phase)
+            record = _take_one(plan, _asked_loop(plan, block, session.session_id), seconds, journal, on_phase)
             if isinstance(record, Failure):
                 store.add(record)
             elif record.interrupted is not None:
@@ -138,8 +139,7 @@ def take_loops(plan: DeadlinePlan, store: Store, on_phase: Callable[[str], None]
                 return
 
 
-def asked_loop(plan: DeadlinePlan, block: int, session_id: str) -> LoopAsked:
-    """Return which loop a block of a session is."""
+def _asked_loop(plan: DeadlinePlan, block: int, session_id: str) -> LoopAsked:
     return LoopAsked(
         **identity(session_id),
         block=block,
@@ -203,5 +203,4 @@ class _Listener:
 
 def _cycles_text(loops: Sequence[ControlLoop]) -> str:
     cycles = sum(len(loop.cycles.ticks) - loop.warmup_cycles for loop in loops)
-    left = sum(loop.watched_seconds for loop in loops)
-    return f"{cycles} cycles of {format_seconds(left)}"
+    return f"{cycles} cycles of {format_seconds(sum(loop.watched_seconds for loop in loops))}"
