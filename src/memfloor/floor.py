@@ -114,30 +114,49 @@ def step_traffic(spec: ModelSpec, workload: Workload, convention: str = "streame
     return streamed
 
 
-def cycle_bytes(spec: ModelSpec, workload: Workload, steps: int, prefills: bool) -> int:
-    """Return the bytes that one cycle of a control loop must move: its decode steps, one after another, and its prompt.
-
-    A prompt, however it is computed, needs every weight once and leaves its keys and values; what its arithmetic takes
-    is left out, so the floor of a cycle with a long prompt lies below what any device reaches.
+def decode_bytes(spec: ModelSpec, workload: Workload, steps: int) -> int:
+    """Return the bytes that so many decode steps, one after another, must move.
 
     Args:
         spec: The model.
-        workload: Formats, and as context the prompt.
-        steps: Decode steps of a cycle.
-        prefills: Whether each cycle takes its prompt, which lies in the cache otherwise.
+        workload: Formats, and as context that of the first step.
+        steps: Decode steps.
 
     Raises:
-        UsageError: Prompt and steps are beyond the model's positions.
+        UsageError: The last step is beyond the model's positions.
     """
-    prompt = workload.context_len
-    check_context(spec, prompt + steps)
-    deeper = (workload.model_copy(update={"context_len": prompt + step}) for step in range(steps))
-    decode = sum(_streamed(spec, at).total_bytes for at in deeper)
-    if not prefills:
-        return decode
+    check_context(spec, workload.context_len + steps)
+    deeper = (workload.model_copy(update={"context_len": workload.context_len + step}) for step in range(steps))
+    return sum(_streamed(spec, at).total_bytes for at in deeper)
+
+
+def prompt_bytes(spec: ModelSpec, workload: Workload) -> int:
+    """Return the bytes that a prompt, the context, must move: every weight once, and its keys and values."""
     traffic = _streamed(spec, workload)
     # Of as many embedding rows as the prompt has tokens some may be one row.
-    return decode + replace(traffic, kv_read=0, kv_write=prompt * traffic.kv_write).total_bytes
+    return replace(traffic, kv_read=0, kv_write=workload.context_len * traffic.kv_write).total_bytes
+
+
+def prompt_flop(spec: ModelSpec, prompt_len: int) -> int:
+    """Return the floating-point operations that a prompt cannot do without, each product and each sum one.
+
+    Counted are the products with the matrices of every block, and causal attention. Of the last block a prompt needs
+    the keys and values alone, and no logits.
+
+    Args:
+        spec: The model.
+        prompt_len: Its tokens.
+    """
+    shapes = {name: rows * columns for name, (rows, columns) in projections(spec).items()}
+    products = (spec.num_hidden_layers - 1) * sum(shapes.values()) + shapes["k_proj"] + shapes["v_proj"]
+    windows = attention_lengths(spec, prompt_len)[:-1]
+    # Each token meets itself and those before it, in a layer that slides no more than its window: QK and then V.
+    pairs = sum(_causal_pairs(prompt_len, window) for window in windows)
+    return 2 * prompt_len * products + 4 * pairs * spec.num_attention_heads * spec.head_dim
+
+
+def _causal_pairs(tokens: int, window: int) -> int:
+    return window * (window + 1) // 2 + (tokens - window) * window
 
 
 def attention_traffic(spec: ModelSpec, workload: Workload) -> StepTraffic:

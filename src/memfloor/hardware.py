@@ -1,4 +1,4 @@
-"""The memory systems of the catalogue: datasheet peak, size and source, found by name or by the driver's name."""
+"""The devices of the catalogue: datasheet peaks, size and sources, found by name or by the driver's name."""
 
 import tomllib
 from functools import cache
@@ -10,7 +10,13 @@ from memfloor.errors import UsageError
 
 
 class MemorySystem(BaseModel):
-    """Describe the memory of one device as its datasheet does; measured figures live in records."""
+    """Describe the memory of one device as its datasheet does; measured figures live in records.
+
+    Attributes:
+        driver_names: What its driver calls it.
+        bf16_flop_per_second: Peak of dense bf16 products on its tensor cores; None where the vendor gives none.
+        bf16_source: Where the vendor does.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -20,6 +26,8 @@ class MemorySystem(BaseModel):
     memory_bytes: int = Field(gt=0)
     last_level_cache_bytes: int = Field(gt=0)
     source: str
+    bf16_flop_per_second: float | None = Field(default=None, gt=0)
+    bf16_source: str | None = None
 
 
 @cache

@@ -29,6 +29,11 @@ def format_bytes(count: float) -> str:
     return f"{count:.4g} B"
 
 
+def format_flop_rate(flop_per_second: float) -> str:
+    """Return a rate of arithmetic with four significant digits, such as `989.4 TFLOP/s`."""
+    return f"{flop_per_second / 1e12:.4g} TFLOP/s"
+
+
 def format_bandwidth(bytes_per_second: float) -> str:
     """Return a bandwidth with a decimal unit, such as `3.35 TB/s`."""
     return f"{format_bytes(bytes_per_second)}/s"

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import namedtuple
+from collections import Counter, namedtuple
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from memfloor.cli import main
 from memfloor.experiments import blocks, comparing
 from memfloor.experiments.study import grid
+from memfloor.record import Run, Store
 
 CHILDREN = Path(__file__).parent / "children"
 CONFIG = {
@@ -36,6 +37,8 @@ DRIVER = (
     "quality.QUALITY_CHILD = 'fake_quality_child'; "
     "from memfloor.cli import main; main()"
 )
+# However busy the machine is, a process that takes longer hangs.
+HANGS_SECONDS = 600
 Result = namedtuple("Result", "status out err")
 
 
@@ -106,8 +109,11 @@ def fake_child(monkeypatch, python_path):
 
 
 @pytest.fixture(scope="session")
-def start_command():
-    """Return a function that starts a command with the fake children as a process of its own."""
+def start_memfloor():
+    """Return a function that starts a command as a process of its own, to be interrupted or killed.
+
+    Runs are taken by the fake child; a control loop is a real one.
+    """
 
     def start(*arguments):
         command = [sys.executable, "-c", DRIVER, *map(str, arguments)]
@@ -118,12 +124,22 @@ def start_command():
 
 
 @pytest.fixture(scope="session")
-def wait_for_records():
-    """Return a function that waits until a folder holds so many records of a process that is still at work."""
+def start_study(start_memfloor, tiny_model):
+    """Return a function that starts a study of the tiny model as a process of its own."""
 
-    def wait(folder, count, process):
-        deadline = time.monotonic() + 60
-        while len(list(folder.glob("*.json"))) < count:
+    def start(folder, *arguments):
+        return start_memfloor("study", "--model", tiny_model, "--device", "cpu", "--out", folder, *arguments)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def wait_until():
+    """Return a function that waits until something holds while a process runs."""
+
+    def wait(holds, process):
+        deadline = time.monotonic() + HANGS_SECONDS
+        while not holds():
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -132,13 +148,48 @@ def wait_for_records():
 
 
 @pytest.fixture(scope="session")
-def start_study(tiny_model, start_command):
-    """Return a function that starts a study with the fake child as a process of its own."""
+def wait_for_records(wait_until):
+    """Return a function that waits until a process has put so many records into a folder."""
 
-    def start(folder, *arguments):
-        return start_command("study", "--model", tiny_model, "--device", "cpu", "--out", folder, *arguments)
+    def wait(folder, count, process):
+        wait_until(lambda: len(list(folder.glob("*.json"))) >= count, process)
 
-    return start
+    return wait
+
+
+@pytest.fixture(scope="session")
+def end_of():
+    """Return a function that waits for the end of a process and returns its status and what it said."""
+
+    def end(process):
+        out, err = process.communicate(timeout=HANGS_SECONDS)
+        return Result(process.returncode, out, err)
+
+    return end
+
+
+@pytest.fixture(scope="session")
+def contents():
+    """Return a function that gives the bytes of each record in a folder by its name."""
+    return lambda folder: {path.name: path.read_bytes() for path in folder.glob("*.json")}
+
+
+@pytest.fixture(scope="session")
+def read():
+    """Return a function that gives the runs, failures and skips in a folder, all of them whole."""
+
+    def records(folder):
+        found, unreadable = Store(folder).read() if folder.is_dir() else ([], [])
+        assert unreadable == []
+        return found
+
+    return records
+
+
+@pytest.fixture(scope="session")
+def taken(read):
+    """Return a function that counts how often each block of each cell is on record in a folder."""
+    return lambda folder: Counter((run.cell.key, run.block) for run in read(folder) if isinstance(run, Run))
 
 
 @pytest.fixture
@@ -162,22 +213,18 @@ def write_plan(tiny_model, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def start_sweep(start_command):
-    """Return a function that starts a sweep with the fake child as a process of its own."""
-
-    def start(plan, folder, *arguments):
-        return start_command("sweep", plan, "--out", folder, *arguments)
-
-    return start
+def start_sweep(start_memfloor):
+    """Return a function that starts a sweep as a process of its own."""
+    return lambda plan, folder, *arguments: start_memfloor("sweep", plan, "--out", folder, *arguments)
 
 
 @pytest.fixture(scope="session")
-def fake_records(start_study, tmp_path_factory):
+def fake_records(start_study, end_of, tmp_path_factory):
     """Return a folder with two cells of two runs each, a failure and a skip; a test that writes there copies it."""
     folder = tmp_path_factory.mktemp("fake") / "records"
     study = start_study(folder, *("--context", "20,21,64,128", "--runs", 2, "--warmup-steps", 2, "--timed-steps", 4))
-    _, words = study.communicate(timeout=120)
-    assert study.returncode == 0, words
+    ended = end_of(study)
+    assert ended.status == 0, ended.err
     return folder
 
 

@@ -17,11 +17,11 @@ SAID, RUNS, ANATOMIES, QUALITIES = 2, 3 * 2, 3 * 2, 4
 
 
 @pytest.fixture
-def start(start_command, tiny_model, tmp_path):
+def start(start_memfloor, tiny_model, tmp_path):
     """Return a function that starts a comparison of the tiny model."""
 
     def start(question, *arguments):
-        return start_command("ab", question, tiny_model, *arguments, *SHORT, "--out", tmp_path)
+        return start_memfloor("ab", question, tiny_model, *arguments, *SHORT, "--out", tmp_path)
 
     return start
 

@@ -6,13 +6,12 @@ import shutil
 import signal
 import threading
 import time
-from collections import Counter
 
 import pytest
 
 from memfloor.experiments.blocks import Plan, blocks
 from memfloor.experiments.study import grid
-from memfloor.record import Protocol, Run, Store
+from memfloor.record import Protocol, Store
 
 SLOW = 27
 SHORT = ("--warmup-steps", 2, "--timed-steps", 4)
@@ -25,21 +24,6 @@ def plan(tiny_model):
         return Plan(cells=cells, runs=runs, protocol=Protocol(), seed=seed)
 
     return make
-
-
-def read(folder):
-    records, unreadable = Store(folder).read() if folder.is_dir() else ([], [])
-    assert unreadable == []
-    return records
-
-
-def taken(folder):
-    """Return how often each block of each cell is on record."""
-    return Counter((record.cell.key, record.block) for record in read(folder) if isinstance(record, Run))
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.glob("*.json")}
 
 
 def test_every_block_holds_every_cell_once(plan):
@@ -87,7 +71,7 @@ def copied(fake_records, tmp_path):
 
 
 @pytest.fixture
-def again(memfloor, fake_child, tiny_model, copied):
+def again(memfloor, fake_child, tiny_model, copied, contents):
     """Return a function that takes the study of the copied records again and returns the new records."""
 
     def take(*options, contexts="20,21,64,128", runs=2, protocol=SHORT):
@@ -167,28 +151,31 @@ def test_an_unreadable_record_is_taken_again_and_left_where_it_lies(again, copie
     assert [(record["cell"]["workload"]["context_len"], record["block"]) for record in new] == [(64, 0)]
 
 
-def test_interrupted_by_the_terminal_it_resumes_where_it_was(start_study, wait_for_records, tmp_path):
+def test_interrupted_by_the_terminal_it_resumes_where_it_was(
+    start_study, tmp_path, taken, contents, wait_for_records, end_of
+):
     folder = tmp_path / "records"
     options = ("--context", f"{SLOW},64", "--runs", 3, *SHORT)
     study = start_study(folder, *options)
     wait_for_records(folder, 2, study)
     study.send_signal(signal.SIGINT)
-    _, words = study.communicate(timeout=60)
-    assert study.returncode == 130
-    assert words.splitlines()[-1] == "memfloor: interrupted; every finished run is on disk"
-    assert "Traceback" not in words
+    ended = end_of(study)
+    assert ended.status == 130
+    assert ended.err.splitlines()[-1] == "memfloor: interrupted; every finished run is on disk"
+    assert "Traceback" not in ended.err
     kept = contents(folder)
     assert 2 <= len(kept) < 6
 
     resumed = start_study(folder, *options)
-    resumed.communicate(timeout=120)
-    assert resumed.returncode == 0
+    assert end_of(resumed).status == 0
     assert len(taken(folder)) == 6
     assert set(taken(folder).values()) == {1}
     assert {name: contents(folder)[name] for name in kept} == kept
 
 
-def test_killed_at_any_moment_it_loses_no_finished_run_and_takes_none_twice(start_study, wait_for_records, tmp_path):
+def test_killed_at_any_moment_it_loses_no_finished_run_and_takes_none_twice(
+    start_study, tmp_path, taken, contents, wait_for_records, end_of
+):
     folder = tmp_path / "records"
     options = ("--context", f"{SLOW},64", "--runs", 6, *SHORT)
     moments = random.Random(20261123)
@@ -204,8 +191,8 @@ def test_killed_at_any_moment_it_loses_no_finished_run_and_takes_none_twice(star
         kept = contents(folder)
         assert set(taken(folder).values()) <= {1}
     study = start_study(folder, *options)
-    _, words = study.communicate(timeout=120)
-    assert study.returncode == 0, words
+    ended = end_of(study)
+    assert ended.status == 0, ended.err
     assert len(taken(folder)) == 12
     assert set(taken(folder).values()) == {1}
 

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 import psutil
 import pytest
 
-from memfloor.record import Failure, Run, Skip, Store
+from memfloor.record import Failure, Run, Skip
 from memfloor.sweep import driver
 from memfloor.sweep.ledger import FolderLedger, UrlLedger
 
@@ -24,35 +24,22 @@ def _call_lost_workers_at_once(monkeypatch):
     monkeypatch.setattr(driver, "RETRY_SECONDS", 0.01)
 
 
-def read(folder):
-    records, unreadable = Store(folder).read() if folder.is_dir() else ([], [])
-    assert unreadable == []
-    return records
-
-
-def taken(folder):
-    return Counter((record.cell.key, record.block) for record in read(folder) if isinstance(record, Run))
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.glob("*.json")}
-
-
-def wait_for_records(folder, count, process):
-    deadline = time.monotonic() + 60
-    while len(list(folder.glob("*.json"))) < count:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def workers_of(process):
-    everyone = psutil.Process(process.pid).children(recursive=True)
-    return [child for child in everyone if "memfloor.sweep.worker" in child.cmdline()]
+    return [child for child in psutil.Process(process.pid).children(recursive=True) if is_worker(child)]
+
+
+def is_worker(process):
+    # The children of workers come and go meanwhile, and one that has ended has no command line.
+    try:
+        return "memfloor.sweep.worker" in process.cmdline()
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.mark.usefixtures("fake_child")
-def test_each_run_is_taken_once_and_what_is_compared_by_one_worker_on_its_own_cpu(memfloor, write_plan, tmp_path):
+def test_each_run_is_taken_once_and_what_is_compared_by_one_worker_on_its_own_cpu(
+    memfloor, write_plan, tmp_path, read, taken
+):
     result = memfloor("sweep", write_plan(TWO), "--out", tmp_path / "out", "--json")
     assert result.status == 0
     assert json.loads(result.out)["taken"] == 12
@@ -111,7 +98,7 @@ def test_what_does_not_fit_a_plan_is_one_line(memfloor, write_plan, tmp_path, op
 
 
 @pytest.mark.usefixtures("fake_child")
-def test_a_cell_that_cannot_run_is_said_and_the_rest_goes_on(memfloor, write_plan, tmp_path):
+def test_a_cell_that_cannot_run_is_said_and_the_rest_goes_on(memfloor, write_plan, tmp_path, read):
     plan = write_plan(ONE, contexts=(OUT_OF_MEMORY, UNAVAILABLE, EXIT, 64), runtimes=("hf-eager",), runs=2)
     for number in (1, 2):
         assert memfloor("sweep", plan, "--out", tmp_path / "out").status == 0
@@ -122,7 +109,7 @@ def test_a_cell_that_cannot_run_is_said_and_the_rest_goes_on(memfloor, write_pla
 
 
 @pytest.mark.usefixtures("fake_child")
-def test_a_cell_that_takes_its_workers_along_is_a_failure_and_the_rest_goes_on(memfloor, write_plan, tmp_path):
+def test_a_cell_that_takes_its_workers_along_is_a_failure_and_the_rest_goes_on(memfloor, write_plan, tmp_path, read):
     plan = write_plan(ONE, contexts=(KILLS_PARENT, 64), runtimes=("hf-eager",), runs=1, more="attempts = 2")
     result = memfloor("sweep", plan, "--out", tmp_path / "out")
     assert result.status == 0
@@ -133,7 +120,7 @@ def test_a_cell_that_takes_its_workers_along_is_a_failure_and_the_rest_goes_on(m
 
 
 @pytest.mark.usefixtures("fake_child")
-def test_runs_that_no_worker_is_left_for_are_said(memfloor, write_plan, tmp_path):
+def test_runs_that_no_worker_is_left_for_are_said(memfloor, write_plan, tmp_path, read):
     plan = write_plan(ONE, contexts=(KILLS_PARENT, 64), runtimes=("hf-eager",), runs=4, more="attempts = 1")
     result = memfloor("sweep", plan, "--out", tmp_path / "out")
     kept = read(tmp_path / "out")
@@ -141,7 +128,9 @@ def test_runs_that_no_worker_is_left_for_are_said(memfloor, write_plan, tmp_path
     assert f"memfloor: no worker was left for {8 - len(kept)} runs; start the sweep again" in result.err
 
 
-def test_killed_or_interrupted_driver_and_killed_worker_lose_and_double_nothing(start_sweep, write_plan, tmp_path):
+def test_killed_or_interrupted_driver_and_killed_worker_lose_and_double_nothing(
+    start_sweep, write_plan, tmp_path, taken, contents, wait_for_records, end_of
+):
     folder, kept = tmp_path / "out", {}
     plan, moments = write_plan(TWO, contexts=(SLOW, 64), runs=4), random.Random(20261128)
     for end in (signal.SIGKILL, signal.SIGINT):
@@ -150,19 +139,19 @@ def test_killed_or_interrupted_driver_and_killed_worker_lose_and_double_nothing(
         workers = workers_of(sweep)
         time.sleep(moments.uniform(0.0, 0.4))
         sweep.send_signal(end)
-        _, words = sweep.communicate(timeout=60)
+        ended = end_of(sweep)
         psutil.wait_procs(workers, timeout=30)
         assert not any(worker.is_running() for worker in workers), "a worker outlived its driver"
         assert {name: contents(folder)[name] for name in kept} == kept
         kept = contents(folder)
         assert set(taken(folder).values()) <= {1}
-    assert (sweep.returncode, words.splitlines()[-1]) == (130, "memfloor: interrupted; every finished run is on disk")
+    assert (ended.status, ended.err.splitlines()[-1]) == (130, "memfloor: interrupted; every finished run is on disk")
     sweep = start_sweep(plan, folder)
     wait_for_records(folder, len(kept) + 1, sweep)
     workers_of(sweep)[0].kill()
-    _, words = sweep.communicate(timeout=120)
-    assert sweep.returncode == 0, words
-    assert "lost: ended by SIGKILL" in words
+    ended = end_of(sweep)
+    assert ended.status == 0, ended.err
+    assert "lost: ended by SIGKILL" in ended.err
     assert {name: contents(folder)[name] for name in kept} == kept
     assert len(taken(folder)) == 16
     assert set(taken(folder).values()) == {1}
@@ -231,7 +220,7 @@ def ssh(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("fake_child")
-def test_a_sweep_over_ssh_brings_its_records_home(memfloor, write_plan, ssh, tmp_path):
+def test_a_sweep_over_ssh_brings_its_records_home(memfloor, write_plan, ssh, tmp_path, read, taken):
     result = memfloor("sweep", write_plan(ssh("one", "two"), runs=2), "--out", tmp_path / "out")
     assert result.status == 0
     assert "fleet/one: " in result.err
@@ -250,7 +239,7 @@ def test_a_sweep_over_ssh_brings_its_records_home(memfloor, write_plan, ssh, tmp
     ],
 )
 def test_a_host_that_cannot_serve_is_one_line_before_anything_is_taken(
-    memfloor, write_plan, ssh, tmp_path, hosts, other, words
+    memfloor, write_plan, ssh, tmp_path, hosts, other, words, read
 ):
     refused = memfloor("sweep", write_plan(ssh(*hosts, **other)), "--out", tmp_path / "out")
     assert refused.status == 2

@@ -5,15 +5,14 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 import pytest
 
-from memfloor.record import Run, Store
+from memfloor.record import Store
 
 SLOW = 27
 NODES = {"name": "nodes", "executor": "ray", "device": "cpu", "cpus": 1}
@@ -47,38 +46,22 @@ def cluster(ray_installed):
     cluster.shutdown()
 
 
-def taken(folder):
-    records, unreadable = Store(folder).read() if folder.is_dir() else ([], [])
-    assert unreadable == []
-    return Counter((record.cell.key, record.block) for record in records if isinstance(record, Run))
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.glob("*.json")}
-
-
-def wait_for_records(folder, count, process):
-    deadline = time.monotonic() + 60
-    while len(list(folder.glob("*.json"))) < count:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def actors():
     everyone = psutil.process_iter(["cmdline"])
     return [process for process in everyone if (process.info["cmdline"] or [""])[0].startswith("ray::RemoteWorker")]
 
 
-def test_a_worker_killed_in_the_middle_loses_and_doubles_nothing(cluster, start_sweep, write_plan, tmp_path):
+def test_a_worker_killed_in_the_middle_loses_and_doubles_nothing(
+    cluster, start_sweep, write_plan, tmp_path, taken, wait_for_records, end_of
+):
     folder = tmp_path / "out"
     sweep = start_sweep(write_plan(NODES, contexts=(SLOW, 64)), folder, "--ray", cluster.address)
     wait_for_records(folder, 2, sweep)
     actors()[0].kill()
-    _, words = sweep.communicate(timeout=120)
-    assert sweep.returncode == 0, words
-    assert ": lost: " in words
-    assert "Traceback" not in words
+    ended = end_of(sweep)
+    assert ended.status == 0, ended.err
+    assert ": lost: " in ended.err
+    assert "Traceback" not in ended.err
     assert len(taken(folder)) == 12
     assert set(taken(folder).values()) == {1}
     cpus = defaultdict(set)
@@ -104,16 +87,17 @@ def test_a_worker_killed_in_the_middle_loses_and_doubles_nothing(cluster, start_
         ),
     ],
 )
-def test_what_the_cluster_does_not_have_is_one_line(cluster, start_sweep, write_plan, tmp_path, machine, words):
+def test_what_the_cluster_does_not_have_is_one_line(cluster, start_sweep, write_plan, tmp_path, machine, words, end_of):
     sweep = start_sweep(write_plan(machine), tmp_path / "out", "--ray", cluster.address)
-    refuse(sweep, words)
+    check_refusal(end_of(sweep), words)
 
 
-def test_a_cluster_of_another_version_is_one_line(cluster, write_plan, tmp_path):
+def test_a_cluster_of_another_version_is_one_line(cluster, write_plan, tmp_path, end_of):
     other = "import ray; ray.__version__ = '1.0.0'; from memfloor.cli import main; main()"
     arguments = ["sweep", str(write_plan(NODES)), "--out", str(tmp_path / "out"), "--ray", cluster.address]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    refuse(subprocess.Popen([sys.executable, "-c", other, *arguments], **pipes), "Version mismatch", "Ray: 1.0.0")
+    refused = end_of(subprocess.Popen([sys.executable, "-c", other, *arguments], **pipes))
+    check_refusal(refused, "Version mismatch", "Ray: 1.0.0")
 
 
 @pytest.mark.usefixtures("ray_installed")
@@ -133,7 +117,9 @@ def test_what_is_no_cluster_is_one_line(memfloor, write_plan, tmp_path):
     assert nonsense.err == "memfloor: Ray cluster 'nonsense': Invalid address format: nonsense\n"
 
 
-def test_a_killed_driver_resumes_and_a_lost_node_is_done_without(cluster, start_sweep, write_plan, tmp_path):
+def test_a_killed_driver_resumes_and_a_lost_node_is_done_without(
+    cluster, start_sweep, write_plan, tmp_path, taken, contents, wait_for_records, end_of
+):
     # Enough to be busy until the workers of a killed node are ended, which takes Ray a second or two.
     folder, plan = tmp_path / "out", write_plan(NODES, contexts=(SLOW, 64), runs=6)
     sweep = start_sweep(plan, folder, "--ray", cluster.address)
@@ -146,19 +132,18 @@ def test_a_killed_driver_resumes_and_a_lost_node_is_done_without(cluster, start_
     sweep = start_sweep(plan, folder, "--ray", cluster.address)
     wait_for_records(folder, len(kept) + 2, sweep)
     cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
-    _, words = sweep.communicate(timeout=120)
-    assert sweep.returncode == 0, words
-    assert ": lost: " in words
+    ended = end_of(sweep)
+    assert ended.status == 0, ended.err
+    assert ": lost: " in ended.err
     assert {name: contents(folder)[name] for name in kept} == kept
     assert len(taken(folder)) == 24
     assert set(taken(folder).values()) == {1}
 
 
-def refuse(sweep, *words):
-    _, err = sweep.communicate(timeout=60)
-    assert sweep.returncode == 2, err
-    last = err.splitlines()[-1]
+def check_refusal(ended, *words):
+    assert ended.status == 2, ended.err
+    last = ended.err.splitlines()[-1]
     assert last.startswith("memfloor: ")
-    assert "Traceback" not in err
+    assert "Traceback" not in ended.err
     for word in words:
         assert word in last

@@ -5,6 +5,7 @@ import pytest
 from memfloor.measure import clock, pace
 from memfloor.measure.clock import HostClock
 from memfloor.measure.pace import Pace, Work, take_cycles
+from memfloor.record import Cycles
 
 MILLI = 1_000_000
 
@@ -54,7 +55,7 @@ def loop(monkeypatch):
             monkeypatch.setattr(module, "time", passing)
         given = {"period_seconds": 0.01, "seconds": 0.05, "warmup_cycles": 0, **given}
         prefills = given.pop("prefills", False)
-        return take_cycles(bench.work(prefills), HostClock(), bench, Pace(**given))
+        return Cycles.joined(list(take_cycles(bench.work(prefills), HostClock(), bench, Pace(**given))))
 
     return run
 
@@ -112,3 +113,18 @@ def test_a_sensor_that_falls_silent_on_the_way_has_no_column(loop):
     cycles = loop(Bench([2] * 5))
     assert set(cycles.facts) == {"minor_faults"}
     assert cycles.silent == {"sm_clock_hz": "not supported"}
+
+
+@pytest.mark.parametrize(
+    ("together", "seconds", "given"), [(2, 10.0, [2, 2, 1]), (100, 0.02, [3, 2]), (100, 10.0, [5])]
+)
+def test_cycles_are_given_away_by_number_and_by_age_and_none_twice(monkeypatch, loop, together, seconds, given):
+    whole = loop(Bench([2] * 5))
+    monkeypatch.setattr(pace, "MOST_TOGETHER", together)
+    monkeypatch.setattr(pace, "MOST_SECONDS", seconds)
+    parts = []
+    monkeypatch.setattr(Cycles, "joined", classmethod(lambda cls, found: parts.extend(found)))
+    loop(Bench([2] * 5))
+    assert [len(part.ticks) for part in parts] == given
+    monkeypatch.undo()
+    assert Cycles.joined(parts).ticks == whole.ticks

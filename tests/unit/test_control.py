@@ -1,16 +1,21 @@
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from memfloor.errors import UsageError
-from memfloor.floor import cycle_bytes, step_traffic
+from memfloor.floor import decode_bytes, prompt_bytes, prompt_flop, step_traffic
 from memfloor.hardware import find_device
 from memfloor.record import ControlLoop, Cycles, Store
+from memfloor.report.candidate_text import candidate_lines, candidate_row
 from memfloor.report.candidates import candidates
 from memfloor.report.control import missed, response_seconds, summarise_loops
 from memfloor.report.control_text import loop_lines, loop_row
-from memfloor.report.deadlines import Asked, device_floors
+from memfloor.report.deadlines import Asked, cycle_floor, device_floors, floor_lines
 from memfloor.report.page import render
 from memfloor.report.sql import run_query, tables_of
 from memfloor.report.summary import summarise
+from memfloor.units import format_seconds
 
 PERIOD = 0.1
 
@@ -128,22 +133,87 @@ def test_the_bytes_of_a_cycle_are_those_of_its_steps_and_of_a_prompt(tiny, make_
     workload = make_cell(context_len=16).workload
     steps = [step_traffic(tiny, workload.model_copy(update={"context_len": 16 + step})) for step in range(3)]
     decode = sum(traffic.total_bytes for traffic in steps)
-    assert cycle_bytes(tiny, workload, 3, prefills=False) == decode
+    assert decode_bytes(tiny, workload, 3) == decode
     # Every weight once more, no past to read, and the keys and values of 16 tokens to write.
     prompt = steps[0].total_bytes - steps[0].kv_read + 15 * steps[0].kv_write
-    assert cycle_bytes(tiny, workload, 3, prefills=True) == decode + prompt
+    assert prompt_bytes(tiny, workload) == prompt
+    assert Asked(tiny, workload, 3, PERIOD).cycle_bytes == decode + prompt
 
 
 def test_a_period_below_the_floor_of_every_device_is_refused_with_the_floor(tiny, make_cell):
     asked = Asked(tiny, make_cell(context_len=16).workload, 7, 1e-7)
     floor = asked.cycle_bytes / find_device("b200").peak_bytes_per_second
     with pytest.raises(
-        UsageError, match=rf"no runtime can: the bytes of 16 .* take {1e9 * floor:.4g} ns at .* of b200"
+        UsageError, match=rf"no runtime can: 16 .* take at least {1e9 * floor:.4g} ns .* by the datasheet of b200"
     ):
         device_floors(asked, [find_device("l4"), find_device("b200")])
     slower = Asked(tiny, asked.workload, 7, 1.5 * floor)
     found = device_floors(slower, [find_device("l4"), find_device("b200")])
-    assert [item.row(slower)[0::4] for item in found] == [["b200", "not ruled out"], ["l4", "no runtime can"]]
+    assert [item.row(slower)[::7] for item in found] == [["b200", "not ruled out"], ["l4", "no runtime can"]]
+
+
+def test_the_operations_of_a_prompt_are_those_of_its_products_and_of_causal_attention(tiny):
+    # Counted by hand for 3 tokens: of two blocks of width 64 with 4 heads of 16, 2 of them keys', the second needs
+    # keys and values alone; three tokens meet 1, 2 and 3.
+    block = 64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * tiny.intermediate_size
+    assert (tiny.num_hidden_layers, tiny.hidden_size, tiny.head_dim, tiny.num_key_value_heads) == (2, 64, 16, 2)
+    assert prompt_flop(tiny, 3) == 2 * 3 * (block + 64 * 32 * 2) + 4 * (1 + 2 + 3) * 64
+    sliding = tiny.model_copy(update={"sliding_window": 2, "num_sliding_layers": 2})
+    # Within a window of two they meet 1, 2 and 2.
+    assert prompt_flop(tiny, 3) - prompt_flop(sliding, 3) == 4 * 1 * 64
+
+
+def test_a_prompt_takes_the_longer_of_its_reads_and_its_arithmetic(tiny, make_cell):
+    asked = Asked(tiny, make_cell(context_len=16).workload, 7, PERIOD)
+    decode = asked.decode_bytes / 1e9
+    slow = cycle_floor(asked, "slow at arithmetic", 1e9, asked.prompt_flop / 3.0)
+    assert (slow.seconds, slow.prompt_seconds) == (pytest.approx(decode + 3.0), pytest.approx(3.0))
+    assert "prompt 3 s by its arithmetic" in slow.parts_text
+    fast = cycle_floor(asked, "fast at arithmetic", 1e9, 1e15)
+    assert fast.seconds == pytest.approx(decode + asked.prompt_bytes / 1e9)
+    assert "by its reads" in fast.parts_text.partition("prompt")[2]
+    assert cycle_floor(asked, "of an unknown rate", 1e9).seconds == fast.seconds
+
+
+def test_arithmetic_is_held_against_no_quantised_prompt_and_no_decode_alone(tiny, make_cell):
+    asked = Asked(tiny, make_cell(context_len=16).workload, 7, PERIOD)
+    int8 = replace(asked, workload=asked.workload.model_copy(update={"weights": "int8"}))
+    for other in (int8, replace(asked, prefills=False)):
+        floor = cycle_floor(other, "h200", 1e9, 1.0)
+        assert (floor.prompt_arithmetic_seconds, floor.flop_per_second) == (None, None)
+    assert "hold reads alone" in floor_lines(int8, [])[0]
+    floors = device_floors(replace(asked, period_seconds=1e9), [find_device("h200"), find_device("t4")])
+    assert floor_lines(asked, floors) == [
+        "The floors of t4 hold reads alone: no rate of dense bf16 arithmetic is known of them."
+    ]
+
+
+def test_a_prompt_that_nobody_measured_rules_a_path_out_and_never_in(tiny, make_cell, make_run, make_loop):
+    # Its device is in no catalogue: the bandwidth read beside its steps bounds the prompt.
+    steps = make_run(step_seconds=[0.010] * 100, cell=make_cell(runtime="engine", context_len=16))
+    summaries = summarise([steps])[0]
+    asked = Asked(tiny, make_cell(context_len=16).workload, 7, PERIOD)
+    [could] = candidates(asked, [], summaries)
+    assert (could.prompt, could.verdict(PERIOD)) == ("bound", "could")
+    least = could.prompt_seconds
+    assert 0 < least < 1e-3
+    assert could.p50_seconds == pytest.approx(0.07 + least)
+    cycle = f"≥ {format_seconds(0.07 + least)}"
+    margin = f"≤ {1e3 * (0.03 - least):+.3g} ms"
+    assert candidate_row(could, asked)[4:] == [f"bound, {format_seconds(least)}", cycle, cycle, margin, "could"]
+    lines = "\n".join(candidate_lines([could], asked, ["tiny"]))
+    assert "0 of 1 would keep 100 ms at p99." in lines
+    assert "1 more could keep it, and are not said to" in lines
+    # Its decode alone would fit, and the prompt does not.
+    tight = replace(asked, period_seconds=0.07 + least / 2)
+    [cannot] = candidates(tight, [], summaries)
+    assert candidate_row(cannot, tight)[-1] == "cannot"
+    # Asked for decode alone, the same steps suffice.
+    [alone] = candidates(replace(asked, prefills=False), [], summaries)
+    assert (alone.prompt, alone.verdict(PERIOD)) == ("left out", "yes")
+    # A loop that decoded alone is no loop of a prompt either.
+    [decoded] = candidates(asked, summarise_loops([make_loop([0.05] * 200)]), [])
+    assert (decoded.origin, decoded.prompt, decoded.verdict(PERIOD)) == ("loop", "bound", "could")
 
 
 def test_records_say_what_would_keep_a_period(tiny, make_cell, make_run, make_loop):
@@ -163,3 +233,32 @@ def test_records_say_what_would_keep_a_period(tiny, make_cell, make_run, make_lo
     assert [found[1].p50_seconds, found[1].tail_seconds] == pytest.approx([0.05, 0.15])
     other = Asked(tiny.model_copy(update={"hidden_size": 128}), asked.workload, 7, PERIOD)
     assert candidates(other, summarise_loops([loop]), summaries) == []
+
+
+def test_the_time_of_a_loop_is_that_of_its_periods_and_without_a_pace_of_its_cycles(make_loop):
+    # From tick 1 to the end of tick 5; those that were let pass are part of it.
+    assert make_loop([0.05] * 5, ticks=[0, 1, 2, 4, 5], warmup=1).watched_seconds == pytest.approx(0.5)
+    assert make_loop([0.05, 0.2, 0.3], paced=False, warmup=1).watched_seconds == pytest.approx(0.5)
+
+
+def test_only_an_interrupted_loop_lacks_its_path_and_the_ceiling_after_it(make_loop):
+    whole = make_loop([0.05] * 30)
+    fields = whole.model_dump() | {"path": None, "ceilings": whole.model_dump()["ceilings"][:1]}
+    with pytest.raises(ValueError, match="has an observed path and a ceiling after it"):
+        ControlLoop.model_validate(fields)
+    cut = ControlLoop.model_validate(fields | {"interrupted": "its command was killed"})
+    [summary] = summarise_loops([cut, whole])
+    said = "1 of 2 processes ended before their time (its command was killed)."
+    assert said in loop_lines(summary)
+    assert tables_of([], loops=[cut])
+    assert said in render([], [], Path("records"), loops=[cut, whole])
+
+
+def test_parts_of_a_loop_are_joined_and_a_fact_that_one_lacks_is_left_out():
+    first = {"ticks": (0, 1), "decode_seconds": (0.1,) * 2, "busy_seconds": (0.1, 0.2)}
+    then = {"ticks": (3,), "decode_seconds": (0.1,), "busy_seconds": (0.3,)}
+    facts = {"minor_faults": (1.0, 2.0), "sm_clock_hz": (1e9, 1e9)}
+    parts = Cycles(**first, facts=facts), Cycles(**then, facts={"minor_faults": (3.0,)}, silent={"sm_clock_hz": "gone"})
+    joined = Cycles.joined(parts)
+    assert (joined.ticks, joined.busy_seconds) == ((0, 1, 3), (0.1, 0.2, 0.3))
+    assert (joined.facts, joined.silent) == ({"minor_faults": (1.0, 2.0, 3.0)}, {"sm_clock_hz": "gone"})

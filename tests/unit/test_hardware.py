@@ -22,6 +22,21 @@ def test_every_figure_has_a_source_link_and_a_sane_size(device):
     assert device.last_level_cache_bytes < device.memory_bytes / 10
 
 
+@pytest.mark.parametrize("device", catalogue().values(), ids=lambda device: device.name)
+def test_a_rate_of_arithmetic_has_a_source_and_lies_where_rates_of_dense_products_do(device):
+    rate = device.bf16_flop_per_second
+    assert (rate is None) == (device.bf16_source is None)
+    if rate is not None:
+        assert device.bf16_source.startswith("https://")
+        # Operations for each byte of memory traffic, of anything that is sold: a sparse rate would be twice as much.
+        assert 50 < rate / device.peak_bytes_per_second < 500
+
+
+def test_rates_of_one_chip_are_one():
+    rates = {name: find_device(name).bf16_flop_per_second for name in ("a100-40", "a100-80", "h200", "gh200", "t4")}
+    assert rates == {"a100-40": 3.12e14, "a100-80": 3.12e14, "h200": 9.895e14, "gh200": 9.895e14, "t4": None}
+
+
 def test_peaks_are_the_studys():
     peaks = {name: find_device(name).peak_bytes_per_second for name in ("h100-sxm5", "a100-80", "l40s", "l4")}
     assert peaks == {"h100-sxm5": 3.35e12, "a100-80": 2.039e12, "l40s": 0.864e12, "l4": 0.300e12}

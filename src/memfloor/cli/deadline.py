@@ -1,7 +1,9 @@
 """`memfloor deadline`: can a control loop be closed in time here, how often would it miss, and why did it?"""
 
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +22,7 @@ from memfloor.units import format_seconds
 
 if TYPE_CHECKING:
     from memfloor.report.candidates import Candidate
-    from memfloor.report.deadlines import Asked, DeviceFloor
+    from memfloor.report.deadlines import Asked, CycleFloor
 
 
 @Parameter(name="*")
@@ -79,9 +81,10 @@ def deadline(
     """Run a control loop here, or say from records what would keep its period: a prompt and some tokens every period.
 
     Each cycle takes its prompt anew, where the runtime has a pass over whole prompts, and then one decode step for each
-    token. Every cycle is kept: how late it began, how long each part took, what happened meanwhile. A period that no
-    runtime can keep, because its bytes alone take longer, is refused with that floor. With --from the exit status is 3
-    where nothing on record would keep the period.
+    token. Every cycle is kept: how late it began, how long each part took, what happened meanwhile. Interrupted, the
+    same command goes on where it stopped. A period that no runtime can keep, because its bytes or its prompt's
+    arithmetic alone take longer, is refused with that floor. With --from the exit status is 3 where nothing on record
+    would keep the period.
 
     Args:
         model: Catalogue name, or path of a Hugging Face directory or config.json; OpenVLA's backbone is llama-2-7b.
@@ -129,7 +132,18 @@ def _run(
     check_plan(plan)
     store = Store(options.out)
     store.open_for_writing()
-    return list(take_loops(plan, store, say))
+    with _ending_in_order():
+        return list(take_loops(plan, store, say))
+
+
+@contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """Let a request to end, as a scheduler sends it, put on record what an interrupt does."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _asked(model: str, prompt: int, tokens: int, period_seconds: float, options: LoopOptions) -> "Asked":
@@ -145,7 +159,7 @@ def _decide(asked: "Asked", folder: Path, device: str | None, json: bool) -> Non
     from memfloor.report.candidate_text import CANDIDATE_COLUMNS, NARROW, WIDE_TABLE, candidate_lines, candidate_row
     from memfloor.report.candidates import candidates
     from memfloor.report.control import summarise_loops
-    from memfloor.report.deadlines import FLOOR_COLUMNS, device_floors
+    from memfloor.report.deadlines import FLOOR_COLUMNS, device_floors, floor_lines
     from memfloor.report.summary import summarise
 
     devices = [find_device(device)] if device else list(catalogue().values())
@@ -161,6 +175,7 @@ def _decide(asked: "Asked", folder: Path, device: str | None, json: bool) -> Non
         print_json(_decision_json(asked, floors, found))
     else:
         print_table(f"Floor of {asked.cycle_text}", FLOOR_COLUMNS, [item.row(asked) for item in floors])
+        print_text("\n".join(floor_lines(asked, floors)))
         if found:
             title = f"What would keep {format_seconds(asked.period_seconds)}, by {folder}"
             rows = [candidate_row(item, asked) for item in found]
@@ -171,16 +186,14 @@ def _decide(asked: "Asked", folder: Path, device: str | None, json: bool) -> Non
         sys.exit(EXIT_NOTHING_KEEPS)
 
 
-def _decision_json(asked: "Asked", floors: "Sequence[DeviceFloor]", found: "Sequence[Candidate]") -> dict[str, Any]:
+def _decision_json(asked: "Asked", floors: "Sequence[CycleFloor]", found: "Sequence[Candidate]") -> dict[str, Any]:
     period = asked.period_seconds
     return {
         "model": asked.spec.name,
         "period_seconds": period,
         "cycle_bytes": asked.cycle_bytes,
-        "floors": [
-            {"device": item.device, "floor_seconds": item.seconds, "ruled_out": item.seconds > period}
-            for item in floors
-        ],
+        "prompt_flop": asked.prompt_flop,
+        "floors": [item.to_json(period) for item in floors],
         "candidates": [item.to_json(period) for item in found],
     }
 

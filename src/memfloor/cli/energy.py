@@ -104,7 +104,7 @@ def _show(found: "Energies", options: RunOptions) -> None:
 
     if options.json:
         said = [item.to_json() | {"cautions": energy_cautions([item])} for item in found.summaries]
-        print_json(one_or_list(said + [item.to_json() for item in found.without]))
+        print_json(one_or_list(said + [item.to_json("problem") for item in found.without]))
     else:
         rows: Sequence[Sequence[str]] = [energy_row(summary) for summary in found.summaries]
         if rows:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from memfloor.errors import UsageError
-from memfloor.experiments.ask import TIMED_CHILD, TRACED_CHILD, LostChildError, ask
+from memfloor.experiments.ask import TIMED_CHILD, TRACED_CHILD, LostChildError, ask, phases
 from memfloor.experiments.blocks import PATIENCE
 from memfloor.experiments.job import Job, Measured
 from memfloor.experiments.tracing import TraceJob
@@ -126,7 +126,7 @@ def _take_apart(
     cell, twin, record_id, seed = plan.cell, twin_cell(plan.cell), identity["record_id"], identity["seed"]
     job = Job(cell=cell, protocol=plan.protocol, seed=seed, twin=twin)
     limit = plan.time_limit_seconds
-    measured = Measured.model_validate(ask(TIMED_CHILD, job, limit, on_phase).need("measured"))
+    measured = Measured.model_validate(ask(TIMED_CHILD, job, limit, phases(on_phase)).need("measured"))
 
     def trace(of: Cell, what: str) -> StepTrace:
         return trace_cell(of, seed, plan.traced_steps, store.trace_path(record_id, what), limit, on_phase)
@@ -168,4 +168,4 @@ def trace_cell(
         UsageError: The cell cannot run here or be traced, its trace does not show what was run, or the process is lost.
     """
     job = TraceJob(cell=cell, seed=seed, steps=steps, path=path)
-    return StepTrace.model_validate(ask(TRACED_CHILD, job, time_limit_seconds, on_phase).need("traced"))
+    return StepTrace.model_validate(ask(TRACED_CHILD, job, time_limit_seconds, phases(on_phase)).need("traced"))

@@ -1,7 +1,7 @@
 """Ask a child process for one thing and keep what it answers, or why it could not."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from memfloor.errors import UsageError
@@ -10,7 +10,7 @@ from memfloor.experiments.energy_job import EnergyJob
 from memfloor.experiments.job import Job
 from memfloor.experiments.quality_job import QualityJob
 from memfloor.experiments.tracing import TraceJob
-from memfloor.measure.process import ChildOutcome, run_child
+from memfloor.measure.process import run_child
 from memfloor.record import DeviceInfo
 
 TIMED_CHILD = "memfloor.experiments.child"
@@ -45,11 +45,13 @@ class Answer:
         events: Its last event of each name.
         problem: Why an event that is missing did not come.
         cause: How the child was lost; None where it said itself that it cannot answer.
+        last_words: What it said then, or how it ended and the last line that it printed.
     """
 
-    events: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    problem: str = ""
-    cause: Cause | None = None
+    events: dict[str, Mapping[str, Any]]
+    problem: str
+    cause: Cause | None
+    last_words: str
 
     def need(self, event: str) -> Any:
         """Return the result that an event of this name carries.
@@ -62,15 +64,19 @@ class Answer:
             return self.events[event][event]
         if self.cause is None:
             raise UsageError(self.problem)
-        device = self.events["device"]["device"] if "device" in self.events else None
-        raise LostChildError(self.problem, self.cause, device and DeviceInfo.model_validate(device))
+        raise LostChildError(self.problem, self.cause, self.device)
+
+    @property
+    def device(self) -> DeviceInfo | None:
+        """Return the device as the child described it; None if it did not come to that."""
+        return DeviceInfo.model_validate(self.events["device"]["device"]) if "device" in self.events else None
 
 
 def ask(
     module: str,
     job: ChildJob,
     time_limit_seconds: float,
-    on_phase: Callable[[str], None] = lambda phase: None,
+    on_event: Callable[[Mapping[str, Any]], None] = lambda event: None,
 ) -> Answer:
     """Run a child with a job to its end and return what it sent.
 
@@ -78,30 +84,31 @@ def ask(
         module: The child's module.
         job: What it is asked.
         time_limit_seconds: Time after which it is ended.
-        on_phase: Told what it does.
+        on_event: Told each event as it comes.
     """
     heard: dict[str, Mapping[str, Any]] = {}
 
     def hear(event: Mapping[str, Any]) -> None:
         heard[event["event"]] = event
+        on_event(event)
+
+    outcome = run_child(module, job.model_dump_json(), time_limit_seconds, hear)
+    if "unavailable" in heard:
+        reason = heard["unavailable"]["reason"]
+        return Answer(heard, reason, None, reason)
+    if "out_of_memory" in heard:
+        words = heard["out_of_memory"]["message"]
+        return Answer(heard, f"out of memory: {words}", "out_of_memory", words)
+    end = f"no end after {time_limit_seconds:g} s" if outcome.timed_out else outcome.describe()
+    words = f"{end}; {outcome.last_line}"
+    return Answer(heard, f"{job.cell.runtime_text}: {words}", outcome.cause, words)
+
+
+def phases(on_phase: Callable[[str], None]) -> Callable[[Mapping[str, Any]], None]:
+    """Return what tells a listener the phases among a child's events."""
+
+    def hear(event: Mapping[str, Any]) -> None:
         if event["event"] == "phase":
             on_phase(event["phase"])
 
-    outcome = run_child(module, job.model_dump_json(), time_limit_seconds, hear)
-    return Answer(heard, _problem(job, heard, outcome, time_limit_seconds), _cause(heard, outcome))
-
-
-def _problem(job: ChildJob, heard: Mapping[str, Any], outcome: ChildOutcome, time_limit_seconds: float) -> str:
-    if "unavailable" in heard:
-        return str(heard["unavailable"]["reason"])
-    if "out_of_memory" in heard:
-        return f"out of memory: {heard['out_of_memory']['message']}"
-    if outcome.timed_out:
-        return f"no end after {time_limit_seconds:g} s"
-    return f"{job.cell.runtime_text}: {outcome.describe()}; {outcome.last_line}"
-
-
-def _cause(heard: Mapping[str, Any], outcome: ChildOutcome) -> Cause | None:
-    if "unavailable" in heard:
-        return None
-    return "out_of_memory" if "out_of_memory" in heard else outcome.cause
+    return hear

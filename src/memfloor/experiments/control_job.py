@@ -8,15 +8,14 @@ from memfloor.engine.cpu.native import allowed_cpus
 from memfloor.errors import UsageError
 from memfloor.experiments.job import Unavailable, describe_environment
 from memfloor.hardware import match_driver_name
-from memfloor.measure.ceiling import Ceiling, ceiling_for, unavailable_reason
+from memfloor.measure.ceiling import ceiling_for, unavailable_reason
 from memfloor.measure.clock import clock_for
 from memfloor.measure.cycle_facts import CycleFacts
 from memfloor.measure.pace import Pace, Work, take_cycles
 from memfloor.measure.telemetry import LoadWatch, read_sensors
-from memfloor.record import CeilingReading, Cell, Cycles, DeviceInfo, Environment, ObservedPath
-from memfloor.report.deadlines import Asked, below_floor
+from memfloor.record import CeilingReading, Cell, DeviceInfo, Environment, ObservedPath
+from memfloor.report.deadlines import Asked, below_floor, cycle_floor
 from memfloor.runtimes import DecodeRequest, Prefilling, Runtime, find_runtime
-from memfloor.units import format_bandwidth
 
 CEILING_PASSES = 8
 
@@ -45,21 +44,33 @@ class ControlJob(BaseModel):
     seed: int
 
 
-class Controlled(BaseModel):
-    """Hold what a child found; the parent adds who asked and makes it a `ControlLoop`."""
+class LoopBegun(BaseModel):
+    """Hold what is known before the first cycle."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    cycles: Cycles
-    ceilings: tuple[CeilingReading, CeilingReading]
+    ceiling: CeilingReading
     environment: Environment
+
+
+class LoopEnded(LoopBegun):
+    """Hold what is known after the last cycle: the ceiling once more, and the environment over all cycles."""
+
     path: ObservedPath
 
 
-def do_control(
-    job: ControlJob, device: DeviceInfo, on_cycle: Callable[[int, float], None], on_phase: Callable[[str], None]
-) -> Controlled:
-    """Run one control loop in this process, on the device that `device_info` described.
+# Told each result under its event's name: `begun` once, `cycles` again and again.
+OnResult = Callable[[str, BaseModel], None]
+
+
+def do_control(job: ControlJob, device: DeviceInfo, on_result: OnResult, on_phase: Callable[[str], None]) -> LoopEnded:
+    """Run one control loop in this process and give its cycles away as they are taken.
+
+    Args:
+        job: What is asked.
+        device: As `device_info` described it.
+        on_result: Told a `LoopBegun` and then `Cycles`, between two cycles.
+        on_phase: Told what is done.
 
     Raises:
         Unavailable: The runtime cannot run this cell here.
@@ -84,22 +95,22 @@ def do_control(
     on_phase("reading the ceiling")
     ceiling = ceiling_for(cell.device, cpus)
     ceiling.read(1)
+    watch = LoadWatch()
     before_loop = ceiling.read(CEILING_PASSES)
     work = work_of(runtime, job, per_call)
+    environment = describe_environment(device, len(cpus), watch, read_sensors(device))
+    on_result("begun", LoopBegun(ceiling=before_loop, environment=environment))
     on_phase(f"running cycles for {job.seconds:g} s")
     watch, sensors = LoadWatch(), read_sensors(device)
     pace = Pace(job.period_seconds, job.seconds, job.warmup_cycles, job.paced)
-    cycles = take_cycles(work, clock_for(cell.device), CycleFacts(cell.device), pace, on_cycle)
+    count = 0
+    for cycles in take_cycles(work, clock_for(cell.device), CycleFacts(cell.device), pace):
+        on_result("cycles", cycles)
+        count += len(cycles.ticks)
     environment = describe_environment(device, len(cpus), watch, sensors)
-    after_loop = _read_after(ceiling, cycles, job.steps)
+    after_loop = ceiling.read(CEILING_PASSES, after_steps=count * job.steps)
     on_phase("observing the path")
-    path = runtime.observed_path()
-    return Controlled(
-        cycles=cycles,
-        ceilings=(before_loop, after_loop),
-        environment=environment,
-        path=path,
-    )
+    return LoopEnded(ceiling=after_loop, environment=environment, path=runtime.observed_path())
 
 
 def work_of(runtime: Runtime, job: ControlJob, steps_per_call: int) -> Work:
@@ -144,11 +155,6 @@ def _refuse_below_floor(job: ControlJob, device: DeviceInfo, cpus: Sequence[int]
 
         torch.cuda.empty_cache()
     fastest = ceiling.pass_bytes / min(ceiling.pass_seconds)
-    floor = loop.cycle_bytes / fastest
-    if floor > job.period_seconds:
-        where = f"{format_bandwidth(fastest)}, the fastest read of this {device.name}"
-        raise UsageError(below_floor(loop, floor, where))
-
-
-def _read_after(ceiling: Ceiling, cycles: Cycles, steps: int) -> CeilingReading:
-    return ceiling.read(CEILING_PASSES, after_steps=len(cycles.ticks) * steps)
+    floor = cycle_floor(loop, device.name, fastest)
+    if floor.seconds > job.period_seconds:
+        raise UsageError(below_floor(loop, floor, f"the fastest read of this {device.name}"))

@@ -1,22 +1,28 @@
 """Can this loop be closed in time? Cycles of a prompt and some decode steps against a period, in fresh processes."""
 
+import time
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from memfloor.errors import UsageError
-from memfloor.experiments.ask import CONTROL_CHILD, LostChildError, ask
+from memfloor.experiments.ask import CONTROL_CHILD, ask, phases
 from memfloor.experiments.comparing import identity
-from memfloor.experiments.control_job import ControlJob, Controlled, asked
+from memfloor.experiments.control_job import ControlJob, asked
+from memfloor.experiments.loop_journal import LoopJournal, salvage
+from memfloor.experiments.loop_session import loop_name, loop_session
 from memfloor.floor import check_context
 from memfloor.hardware import match_driver_name
 from memfloor.measure.environment import device_name
-from memfloor.record import Cell, ControlLoop, Failure, Store
+from memfloor.record import Cell, ControlLoop, Failure, LoopAsked, Store
+from memfloor.record.schema import OfCell
 from memfloor.report.deadlines import device_floors
 from memfloor.runtimes import Prefilling, find_runtime
+from memfloor.units import format_seconds
 
 WARMUP_CYCLES = 5
+REPORT_SECONDS = 10.0
 MOST_HOURS = 24
 
 
@@ -94,7 +100,10 @@ def check_plan(plan: DeadlinePlan) -> None:
 
 
 def take_loops(plan: DeadlinePlan, store: Store, on_phase: Callable[[str], None]) -> Iterator[ControlLoop | Failure]:
-    """Run every loop of a plan and yield its record once it is on disk; a process that is lost is a `Failure`.
+    """Run every loop that is missing of a plan's session, and yield all of its records, each once it is on disk.
+
+    A session that was interrupted goes on: its loops come first, and one that was cut short goes on in a new process
+    for the time that it lacks. A process that is lost gives a loop of the cycles that it has sent, or a `Failure`.
 
     Args:
         plan: What is wanted.
@@ -102,46 +111,96 @@ def take_loops(plan: DeadlinePlan, store: Store, on_phase: Callable[[str], None]
         on_phase: Told what each process does.
 
     Raises:
-        UsageError: The loop cannot be run here.
+        UsageError: The loop cannot be run here, or is running already.
     """
-    session_id = uuid.uuid4().hex
-    for block in range(plan.runs):
-        on_phase(f"loop {block + 1} of {plan.runs}")
-        record = _take_one(plan, block, session_id, on_phase)
-        store.add(record)
-        yield record
-        # Memory does not come back by asking again.
-        if isinstance(record, Failure) and record.cause == "out_of_memory":
-            return
+
+    def tell(loop: ControlLoop) -> None:
+        how = loop.interrupted or "a loop had just ended"
+        on_phase(f"{how}: kept {_cycles_text([loop])}; the same command goes on from there")
+
+    for killed in salvage(store):
+        tell(killed)
+    wanted = _asked_loop(plan, 0, uuid.uuid4().hex)
+    with LoopJournal(store, loop_name(wanted), tell) as journal:
+        session = loop_session(wanted, store)
+        if session.loops:
+            on_phase(f"goes on with a session of {session.loops[0].taken_at}: {_cycles_text(session.loops)} on record")
+        yield from session.loops
+        for block, seconds in session.missing(plan.runs, plan.seconds):
+            on_phase(f"loop {block + 1} of {plan.runs}")
+            record = _take_one(plan, _asked_loop(plan, block, session.session_id), seconds, journal, on_phase)
+            if isinstance(record, Failure):
+                store.add(record)
+            elif record.interrupted is not None:
+                tell(record)
+            yield record
+            # Memory does not come back by asking again.
+            if isinstance(record, Failure) and record.cause == "out_of_memory":
+                return
 
 
-def _take_one(
-    plan: DeadlinePlan, block: int, session_id: str, on_phase: Callable[[str], None]
-) -> ControlLoop | Failure:
-    job = ControlJob(
-        cell=plan.cell,
-        steps=plan.steps,
-        period_seconds=plan.period_seconds,
-        seconds=plan.seconds,
-        warmup_cycles=WARMUP_CYCLES,
-        paced=plan.paced,
+def _asked_loop(plan: DeadlinePlan, block: int, session_id: str) -> LoopAsked:
+    return LoopAsked(
+        **identity(session_id),
+        block=block,
         seed=plan.seed + block,
-    )
-    of_cell: dict[str, Any] = {**identity(session_id), "block": block, "seed": job.seed, "cell": plan.cell}
-    try:
-        answered = ask(CONTROL_CHILD, job, plan.seconds + plan.time_limit_seconds, on_phase).need("controlled")
-    except LostChildError as lost:
-        return Failure(**of_cell, cause=lost.cause, last_words=str(lost), device=lost.device)
-    found = Controlled.model_validate(answered)
-    return ControlLoop(
-        **of_cell,
+        cell=plan.cell,
         period_seconds=plan.period_seconds,
         steps=plan.steps,
         paced=plan.paced,
         no_prefill=plan.no_prefill,
         warmup_cycles=WARMUP_CYCLES,
-        cycles=found.cycles,
-        ceilings=found.ceilings,
-        environment=found.environment,
-        path=found.path,
+        planned_seconds=plan.seconds,
+        planned_runs=plan.runs,
     )
+
+
+def _take_one(
+    plan: DeadlinePlan, wanted: LoopAsked, seconds: float, journal: LoopJournal, on_phase: Callable[[str], None]
+) -> ControlLoop | Failure:
+    assert wanted.seed is not None
+    job = ControlJob(
+        cell=wanted.cell,
+        steps=wanted.steps,
+        period_seconds=wanted.period_seconds,
+        seconds=seconds,
+        warmup_cycles=wanted.warmup_cycles,
+        paced=wanted.paced,
+        seed=wanted.seed,
+    )
+    journal.begin(wanted)
+    limit_seconds = seconds + plan.time_limit_seconds
+    answer = ask(CONTROL_CHILD, job, limit_seconds, _Listener(journal, phases(on_phase), on_phase))
+    loop = journal.close_loop(answer.problem)
+    if loop is not None:
+        return loop
+    if answer.cause is None:
+        raise UsageError(answer.problem)
+    common = {name: getattr(wanted, name) for name in OfCell.model_fields}
+    return Failure(**common, cause=answer.cause, last_words=answer.last_words, device=answer.device)
+
+
+@dataclass
+class _Listener:
+    """Keep what a loop's process sends, and tell how it goes, of the cycles seldom."""
+
+    journal: LoopJournal
+    tell_phase: Callable[[Mapping[str, Any]], None]
+    on_phase: Callable[[str], None]
+    count: int = 0
+    told: float = field(default_factory=time.monotonic)
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        self.journal.hear(event)
+        self.tell_phase(event)
+        if event["event"] == "cycles":
+            cycles = event["cycles"]
+            self.count += len(cycles["ticks"])
+            if time.monotonic() - self.told >= REPORT_SECONDS:
+                self.told = time.monotonic()
+                self.on_phase(f"{self.count} cycles, the last one {format_seconds(cycles['busy_seconds'][-1])}")
+
+
+def _cycles_text(loops: Sequence[ControlLoop]) -> str:
+    cycles = sum(len(loop.cycles.ticks) - loop.warmup_cycles for loop in loops)
+    return f"{cycles} cycles of {format_seconds(sum(loop.watched_seconds for loop in loops))}"

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
-from memfloor.experiments.ask import ENERGY_CHILD, Answer, ask
+from memfloor.experiments.ask import ENERGY_CHILD, Answer, ask, phases
 from memfloor.experiments.blocks import PATIENCE
 from memfloor.experiments.energy_job import EnergyJob
-from memfloor.record import Cell, DeviceInfo, EnergyProtocol, EnergyRun, MeasuredEnergy, Store
+from memfloor.record import Cell, EnergyProtocol, EnergyRun, MeasuredEnergy, Store
 
 DEFAULT_RUNS = 3
 # What no other run mends: the cell was refused, or did not fit.
@@ -60,7 +60,7 @@ def take_energy(
                 continue
             on_phase(cell, block, "starting")
             job = EnergyJob(cell=cell, protocol=plan.protocol, seed=plan.seed + block)
-            answer = ask(ENERGY_CHILD, job, plan.time_limit_seconds, partial(on_phase, cell, block))
+            answer = ask(ENERGY_CHILD, job, plan.time_limit_seconds, phases(partial(on_phase, cell, block)))
             record = _record(job, block, session_id, answer)
             failures[cell.key] = _failures(failures[cell.key], record, answer)
             store.add(record)
@@ -75,7 +75,6 @@ def _failures(before: int, record: EnergyRun, answer: Answer) -> int:
 
 def _record(job: EnergyJob, block: int, session_id: str, answer: Answer) -> EnergyRun:
     found = answer.events.get("measured")
-    device = answer.events.get("device")
     return EnergyRun(
         record_id=uuid.uuid4().hex,
         session_id=session_id,
@@ -86,5 +85,5 @@ def _record(job: EnergyJob, block: int, session_id: str, answer: Answer) -> Ener
         protocol=job.protocol,
         measured=MeasuredEnergy.model_validate(found["measured"]) if found else None,
         problem=None if found else answer.problem,
-        device=DeviceInfo.model_validate(device["device"]) if device else None,
+        device=answer.device,
     )

@@ -1,7 +1,7 @@
 """A control loop: the same cycle of work again and again, each due at the next tick of a period."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -9,6 +9,8 @@ from memfloor.measure.clock import Clock
 from memfloor.record import Cycles
 
 NANO, DIGITS = 1e-9, 9
+# Cycles are given away when there are so many, or when the first of them is so old.
+MOST_TOGETHER, MOST_SECONDS = 100, 10.0
 
 
 class Facts(Protocol):
@@ -68,15 +70,20 @@ class _Cycle:
 
 @dataclass
 class _Loop:
-    """Take cycles, and keep what was found of each."""
+    """Take cycles, and keep those that are not given away yet."""
 
     work: Work
     clock: Clock
     facts: Facts
     pace: Pace
+    origin_nanoseconds: int
     cycles: list[_Cycle] = field(default_factory=list)
-    origin_nanoseconds: int = 0
+    count: int = 0
+    # Of the cycles after those for warming up: the tick of the first, and how long they were busy.
+    first_tick: int = 0
+    busy_seconds: float = 0.0
     end_nanoseconds: int = 0
+    given_nanoseconds: int = 0
 
     def take(self, tick: int) -> None:
         if self.work.rewind is not None:
@@ -101,6 +108,30 @@ class _Loop:
                 facts=self.facts.end(),
             )
         )
+        self._count(self.cycles[-1])
+
+    def _count(self, cycle: _Cycle) -> None:
+        if self.count == self.pace.warmup_cycles:
+            self.first_tick = cycle.tick
+        if self.count >= self.pace.warmup_cycles:
+            self.busy_seconds += cycle.busy_seconds
+        self.count += 1
+
+    def is_over(self, tick: int) -> bool:
+        if self.count < self.pace.warmup_cycles + 2:
+            return False
+        if self.pace.paced:
+            return (tick - self.first_tick) * self.pace.period_seconds >= self.pace.seconds
+        return self.busy_seconds >= self.pace.seconds
+
+    def is_full(self) -> bool:
+        age_seconds = (self.end_nanoseconds - self.given_nanoseconds) * NANO
+        return len(self.cycles) >= MOST_TOGETHER or age_seconds >= MOST_SECONDS
+
+    def give(self) -> Cycles:
+        given, self.cycles = _columns(self), []
+        self.given_nanoseconds = self.end_nanoseconds
+        return given
 
     def due_nanoseconds(self, tick: int) -> int:
         return self.origin_nanoseconds + round(tick * self.pace.period_seconds / NANO)
@@ -113,41 +144,29 @@ class _Loop:
         return max(tick + 1, -int(-passed // 1))
 
 
-def take_cycles(
-    work: Work,
-    clock: Clock,
-    facts: Facts,
-    pace: Pace,
-    on_cycle: Callable[[int, float], None] = lambda count, busy: None,
-) -> Cycles:
-    """Run a control loop and return every cycle, those for warming up included.
+def take_cycles(work: Work, clock: Clock, facts: Facts, pace: Pace) -> Iterator[Cycles]:
+    """Run a control loop and give every cycle in order, some at a time, those for warming up included.
 
     A cycle begins at its tick. One that is not over at the next tick lets it pass, and all others that it covers: the
-    next cycle begins at the first tick after its end. At least two cycles count.
+    next cycle begins at the first tick after its end. At least two cycles count. What is done with cycles that were
+    given is done between two cycles and lets no tick pass.
 
     Args:
         work: Of a cycle.
         clock: The clock of the device.
         facts: Read around each cycle and not within it.
         pace: When cycles are due and how many there are.
-        on_cycle: Told after each cycle how many there were and for how long the last one was busy.
     """
-    loop = _Loop(work, clock, facts, pace, origin_nanoseconds=time.perf_counter_ns())
+    start = time.perf_counter_ns()
+    loop = _Loop(work, clock, facts, pace, origin_nanoseconds=start, given_nanoseconds=start)
     tick = 0
-    while not _is_over(loop, tick):
+    while not loop.is_over(tick):
         loop.take(tick)
-        on_cycle(len(loop.cycles), loop.cycles[-1].busy_seconds)
         tick = loop.next_tick(tick)
-    return _columns(loop)
-
-
-def _is_over(loop: _Loop, tick: int) -> bool:
-    warm = loop.pace.warmup_cycles
-    if len(loop.cycles) < warm + 2:
-        return False
-    if loop.pace.paced:
-        return (tick - loop.cycles[warm].tick) * loop.pace.period_seconds >= loop.pace.seconds
-    return sum(cycle.busy_seconds for cycle in loop.cycles[warm:]) >= loop.pace.seconds
+        if loop.is_full():
+            yield loop.give()
+    if loop.cycles:
+        yield loop.give()
 
 
 def _columns(loop: _Loop) -> Cycles:

@@ -4,7 +4,7 @@ from memfloor.record.anatomy import Anatomy, Role, StepTrace, TracedKernel
 from memfloor.record.ceiling import CPU_CEILING_PASSES, STEADY_SPREAD, CeilingReading, paired_ceiling
 from memfloor.record.comparison import Arm, ArmObservation, Comparison, DifferingField, Outputs, Question
 from memfloor.record.contents import Contents, Record, UnreadableFile, read_record, record_text
-from memfloor.record.control import ControlLoop, Cycles
+from memfloor.record.control import ControlLoop, Cycles, LoopAsked
 from memfloor.record.energy import (
     EnergyProtocol,
     EnergyReading,
@@ -56,6 +56,7 @@ __all__ = [
     "Environment",
     "Failure",
     "LogitErrors",
+    "LoopAsked",
     "MeasuredEnergy",
     "ObservedPath",
     "OutputError",

@@ -1,13 +1,16 @@
 """The schema of a control loop: every cycle of one process, each a prompt and some decode steps, due once a period."""
 
-from itertools import pairwise
-from typing import Literal, Self
+from collections.abc import Sequence
+from itertools import chain, pairwise
+from typing import Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
 from memfloor.record.ceiling import CeilingReading
 from memfloor.record.frozen import Frozen
 from memfloor.record.schema import Environment, ObservedPath, OfCell
+
+Value = TypeVar("Value")
 
 
 class Cycles(Frozen):
@@ -26,7 +29,7 @@ class Cycles(Frozen):
         silent: Facts that could not be had, and why.
     """
 
-    ticks: tuple[int, ...] = Field(min_length=2)
+    ticks: tuple[int, ...] = Field(min_length=1)
     late_seconds: tuple[float, ...] = ()
     prefill_seconds: tuple[float, ...] = ()
     decode_seconds: tuple[float, ...]
@@ -45,9 +48,25 @@ class Cycles(Frozen):
             raise ValueError("the ticks of cycles do not rise")
         return self
 
+    @classmethod
+    def joined(cls, parts: "Sequence[Cycles]") -> Self:
+        """Return the cycles of all parts, one after another; a fact that some part lacks has no column.
 
-class ControlLoop(OfCell):
-    """Hold one process that ran a control loop; its cell's context is the prompt that each cycle starts from.
+        Args:
+            parts: At least one, of one loop.
+        """
+        names = [name for name in cls.model_fields if name not in ("facts", "silent")]
+        columns = {name: tuple(chain.from_iterable(getattr(part, name) for part in parts)) for name in names}
+        facts = [name for name in parts[0].facts if all(name in part.facts for part in parts)]
+        return cls(
+            **columns,
+            facts={name: tuple(chain.from_iterable(part.facts[name] for part in parts)) for name in facts},
+            silent=parts[-1].silent,
+        )
+
+
+class LoopAsked(OfCell):
+    """Say which control loop one process is asked for; its cell's context is the prompt that each cycle starts from.
 
     Attributes:
         period_seconds: Time between two ticks, by which a cycle must have ended.
@@ -55,19 +74,37 @@ class ControlLoop(OfCell):
         paced: Whether cycles waited for their tick, or ran one after another.
         no_prefill: Why a cycle decodes only, from a prompt that lies in the cache; None where it prefills it.
         warmup_cycles: Cycles at the beginning that do not count.
-        ceilings: Readings before the first cycle and after the last one.
+        planned_seconds: How long the cycles of its block go on in all after warming up, in one process or in some that
+            go on after one another; None in older records.
+        planned_runs: Blocks of its session; None in older records.
     """
 
-    kind: Literal["control_loop"] = "control_loop"
     period_seconds: float = Field(gt=0)
     steps: int = Field(ge=1)
     paced: bool = True
     no_prefill: str | None = None
     warmup_cycles: int = Field(ge=0)
+    planned_seconds: float | None = Field(default=None, gt=0)
+    planned_runs: int | None = Field(default=None, ge=1)
+
+
+class ControlLoop(LoopAsked):
+    """Hold one process that ran a control loop.
+
+    Attributes:
+        cycles: All that are known, those for warming up included.
+        ceilings: Readings before the first cycle and after the last one; of an interrupted loop the first alone.
+        environment: Over the loop; of an interrupted one as it was before the first cycle.
+        path: As it was observed after the last cycle; None of an interrupted loop.
+        interrupted: How the loop ended before its time; None where it did not.
+    """
+
+    kind: Literal["control_loop"] = "control_loop"
     cycles: Cycles
-    ceilings: tuple[CeilingReading, CeilingReading]
+    ceilings: tuple[CeilingReading, ...] = Field(min_length=1, max_length=2)
     environment: Environment
-    path: ObservedPath
+    path: ObservedPath | None
+    interrupted: str | None = None
 
     @model_validator(mode="after")
     def _columns_of_its_kind(self) -> Self:
@@ -77,4 +114,18 @@ class ControlLoop(OfCell):
             raise ValueError("a loop times its prompts, or says why not")
         if len(self.cycles.ticks) <= self.warmup_cycles:
             raise ValueError(f"no cycle follows {self.warmup_cycles} for warming up")
+        if (self.path is None or len(self.ceilings) < 2) and self.interrupted is None:
+            raise ValueError("a loop that was not interrupted has an observed path and a ceiling after it")
         return self
+
+    def counted(self, column: Sequence[Value]) -> Sequence[Value]:
+        """Return the values of the cycles that count, without those for warming up; empty for a column that is."""
+        return column[self.warmup_cycles :]
+
+    @property
+    def watched_seconds(self) -> float:
+        """Return the time of the periods that count; without a pace, of the cycles."""
+        if not self.paced:
+            return sum(self.counted(self.cycles.busy_seconds))
+        ticks = self.cycles.ticks
+        return (ticks[-1] - ticks[self.warmup_cycles] + 1) * self.period_seconds

@@ -2,10 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
-
-import jinja2
 
 from memfloor.record import Anatomy, Store
 from memfloor.report.anatomy_figures import ANATOMY_FIGURES
@@ -14,6 +11,7 @@ from memfloor.report.gantt import gantt
 from memfloor.report.interactive import Chart
 from memfloor.report.ledger import LEDGER_COLUMNS, Ledger, ledger_checks, ledger_rows, make_ledgers
 from memfloor.report.tables import runtime_label, workload_text
+from memfloor.report.templates import template
 from memfloor.report.timeline import slowest_first
 from memfloor.report.waterfall import waterfall
 
@@ -55,9 +53,7 @@ def anatomy_section(anatomies: Sequence[Anatomy], folder: Path) -> str:
     """Return the section of the page as HTML; nothing where there are no anatomies."""
     if not anatomies:
         return ""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string((files("memfloor") / "report" / "anatomies.html").read_text())
-    return template.render(
+    return template("anatomies").render(
         columns=LEDGER_COLUMNS,
         ledgers=ledger_sections(anatomies, folder),
         figures=[(figure_svg(draw(anatomies)), CAPTIONS[name]) for name, draw in ANATOMY_FIGURES.items()],

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from memfloor.record import Cell, Comparison, Contents, Failure, OutputError, Run, Skip
+from memfloor.report.by_cell import InvalidCell
 from memfloor.report.compared import Compared, compare
 from memfloor.report.sentences import cautions
-from memfloor.report.summary import CellSummary, InvalidCell, summarise
+from memfloor.report.summary import CellSummary, summarise
 from memfloor.report.tables import workload_text
 from memfloor.report.verdicts import REFUSED
 from memfloor.stats import Estimate, Ratio, estimate

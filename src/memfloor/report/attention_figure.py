@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from memfloor.report.attention import Attention, AttentionRow
+from memfloor.report.by_cell import InvalidCell
 from memfloor.report.colours import BLUE, DARK_GREY, GREEN, MEASURED_COLOUR, PUBLISHED_COLOUR, THRESHOLD_COLOUR
 from memfloor.report.figures import CLEAR, STYLE
-from memfloor.report.summary import InvalidCell
 from memfloor.report.tables import workload_text
 from memfloor.units import format_seconds
 

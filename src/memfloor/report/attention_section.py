@@ -1,22 +1,17 @@
 """The part of the page that shows attention backends."""
 
-from importlib.resources import files
-
-import jinja2
-
 from memfloor.report.attention import OUTPUT_TOLERANCE, Attention
 from memfloor.report.attention_figure import attention_figure
 from memfloor.report.attention_table import ATTENTION_COLUMNS, attention_row, skipped_row
 from memfloor.report.figures import figure_svg
+from memfloor.report.templates import template
 
 
 def attention_section(found: Attention) -> str:
     """Return the section of the page as HTML; nothing where no attention was run."""
     if not found.rows and not found.invalid:
         return ""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string((files("memfloor") / "report" / "attention.html").read_text())
-    return template.render(
+    return template("attention").render(
         columns=ATTENTION_COLUMNS,
         rows=[attention_row(row) for row in found.rows],
         lost=[skipped_row(cell) for cell in found.invalid],

@@ -1,8 +1,8 @@
 """Rows of attention backends, as text: the same in the terminal and on the page."""
 
 from memfloor.report.attention import AttentionRow
+from memfloor.report.by_cell import InvalidCell
 from memfloor.report.comparison_tables import ratio_interval
-from memfloor.report.summary import InvalidCell
 from memfloor.report.tables import percent_interval, seconds_interval, workload_text
 from memfloor.units import format_bytes, format_seconds
 

@@ -14,15 +14,16 @@ CANDIDATE_COLUMNS = ("device", "path", "source", "context", "prompt", "p50", "p9
 def candidate_row(item: Candidate, asked: Asked) -> list[str]:
     """Return the row of a candidate."""
     tail = item.tail_seconds
+    least, most = ("≥ ", "≤ ") if item.prompt == "bound" else ("", "")
     return [
         item.device,
         item.path,
         _source(item),
         str(item.context_len),
-        "taken" if item.takes_prompt else "not on record" if asked.prefills else "left out",
-        format_seconds(item.p50_seconds),
-        "-" if tail is None else format_seconds(tail),
-        "-" if tail is None else f"{1e3 * (asked.period_seconds - tail):+.3g} ms",
+        _prompt(item),
+        least + format_seconds(item.p50_seconds),
+        "-" if tail is None else least + format_seconds(tail),
+        "-" if tail is None else f"{most}{1e3 * (asked.period_seconds - tail):+.3g} ms",
         _verdict_text(item, asked),
     ]
 
@@ -40,7 +41,7 @@ def candidate_lines(found: Sequence[Candidate], asked: Asked, models: Sequence[s
         return [f"Nothing on record tells of {asked.spec.name} there, or of its like; on record are {_listed(models)}."]
     kept = [item for item in found if item.verdict(asked.period_seconds) == "yes"]
     lines = [
-        f"{len(kept)} of {len(found)} would keep {period} at p99{_without_prompt(kept, asked)}"
+        f"{len(kept)} of {len(found)} would keep {period} at p99"
         + (f", the fastest of them {kept[0].path} on {kept[0].device}." if kept else ".")
     ]
     middling = [item for item in found if item.verdict(asked.period_seconds) == "at the median"]
@@ -57,8 +58,13 @@ def candidate_lines(found: Sequence[Candidate], asked: Asked, models: Sequence[s
             "Predicted: from the same runtime's steps of other models; in place of the p99 stands the far end of its "
             "range on devices left out (memfloor predict)."
         )
-    if asked.prefills and not all(item.takes_prompt for item in found):
-        lines.append("Where no prompt is on record, decode steps alone are told of.")
+    if any(item.prompt == "bound" for item in found):
+        could = sum(item.verdict(asked.period_seconds) == "could" for item in found)
+        lines.append(
+            f"{could} more could keep it, and are not said to: their decode is on record or predicted, their prompt is "
+            "not. In its place stands the least that it can take there, by its reads or its arithmetic at the "
+            "datasheet's rates. Where a measured median is too long even so, the path cannot."
+        )
     return lines
 
 
@@ -72,14 +78,19 @@ def _source(item: Candidate) -> str:
 
 def _verdict_text(item: Candidate, asked: Asked) -> str:
     verdict = item.verdict(asked.period_seconds)
-    if verdict == "no" or item.takes_prompt or not asked.prefills:
+    if verdict == "could":
         return verdict
-    return {"yes": "its decode would", "at the median": "its decode, at the median"}[verdict]
+    if item.origin == "predicted":
+        return f"predicted: {verdict}"
+    return "cannot" if item.prompt == "bound" else verdict
 
 
-def _without_prompt(kept: Sequence[Candidate], asked: Asked) -> str:
-    count = sum(not item.takes_prompt for item in kept) if asked.prefills else 0
-    return f", {count} of them by their decode alone" if count else ""
+def _prompt(item: Candidate) -> str:
+    return (
+        f"bound, {format_seconds(item.prompt_seconds)}"
+        if item.prompt_seconds and item.prompt == "bound"
+        else item.prompt
+    )
 
 
 def _listed(models: Sequence[str]) -> str:

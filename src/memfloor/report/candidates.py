@@ -1,28 +1,32 @@
-"""Which device, runtime and format on record would keep a period.
+"""Which device, runtime and format on record would keep a period, or could.
 
 From steps alone a cycle is expected to take as many times the median step, or the p99 of steps, as it has tokens. That
-knows nothing of what is rarer than one step in a hundred. Loops that were run say it themselves.
+knows nothing of what is rarer than one step in a hundred. Loops that were run say it themselves. Where no prompt was
+measured its floor stands in its place, which rules a path out and never in.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from statistics import median
 from typing import Any, Literal
 
 from memfloor.errors import UsageError
+from memfloor.hardware import catalogue
 from memfloor.record import Cell
 from memfloor.report import prediction
-from memfloor.report.control import LoopSummary, counted
-from memfloor.report.deadlines import Asked
+from memfloor.report.control import LoopSummary
+from memfloor.report.deadlines import Asked, cycle_floor
 from memfloor.report.summary import CellSummary
 from memfloor.report.tables import runtime_label
 from memfloor.tails import quantile
 
 TAIL = 0.99
 Origin = Literal["loop", "steps", "predicted"]
-Verdict = Literal["yes", "at the median", "no"]
-ORDER: tuple[Verdict, ...] = ("yes", "at the median", "no")
+# How the prompt's part of a cycle is known: a bound is the least that it can take, and no more is known.
+PromptPart = Literal["measured", "bound", "left out"]
+Verdict = Literal["yes", "at the median", "could", "no"]
+ORDER: tuple[Verdict, ...] = ("yes", "at the median", "could", "no")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +37,10 @@ class Candidate:
         origin: A loop that was run, steps on record times the tokens, or predicted steps times the tokens.
         context_len: Of the record.
         runs: Processes behind it.
-        p50_seconds: Of a cycle.
+        p50_seconds: Of a cycle; at least that where the prompt is a bound.
         tail_seconds: Its p99, or of a prediction the far end of its range; None where the record has too few values.
-        takes_prompt: Whether that holds the prompt.
+        prompt: How the prompt's part of both is known.
+        prompt_seconds: That part of the median cycle; None of a loop, which says the whole.
     """
 
     device: str
@@ -45,12 +50,15 @@ class Candidate:
     runs: int
     p50_seconds: float
     tail_seconds: float | None
-    takes_prompt: bool
+    prompt: PromptPart
+    prompt_seconds: float | None = None
 
     def verdict(self, period_seconds: float) -> Verdict:
-        """Return whether the period would be kept: by the tail, by the median alone, or not."""
+        """Return whether the period would be kept: by the tail, by the median alone, perhaps, or not."""
         if self.p50_seconds > period_seconds:
             return "no"
+        if self.prompt == "bound":
+            return "could"
         return "yes" if self.tail_seconds is not None and self.tail_seconds <= period_seconds else "at the median"
 
     def to_json(self, period_seconds: float) -> dict[str, Any]:
@@ -58,6 +66,7 @@ class Candidate:
         return {
             **{name: getattr(self, name) for name in self.__dataclass_fields__},
             "verdict": self.verdict(period_seconds),
+            "is_lower_bound": self.prompt == "bound",
             "margin_seconds": None if self.tail_seconds is None else period_seconds - self.tail_seconds,
         }
 
@@ -90,18 +99,22 @@ def _is_wanted(asked: Asked, cell: Cell) -> bool:
 def _of_loop(asked: Asked, summary: LoopSummary) -> Candidate | None:
     first, (middle, tail, _) = summary.first, summary.quantiles
     same = first.steps == asked.steps and first.cell.workload.context_len == asked.workload.context_len
-    takes_prompt = first.no_prefill is None
-    if not same or middle.value is None or takes_prompt > asked.prefills:
+    # One that decoded alone says no more of a cycle with a prompt than its steps do.
+    if not same or middle.value is None or (first.no_prefill is None) > asked.prefills:
         return None
+    bound = None
+    if asked.prefills and first.no_prefill is not None:
+        bound = _least_prompt(asked, first.cell, summary.device, summary.ceiling_range[1])
     return Candidate(
         device=summary.device,
         path=runtime_label(first.cell),
         origin="loop",
         context_len=first.cell.workload.context_len,
         runs=len(summary.loops),
-        p50_seconds=middle.value,
-        tail_seconds=tail.value,
-        takes_prompt=takes_prompt,
+        p50_seconds=middle.value + (bound or 0.0),
+        tail_seconds=None if tail.value is None else tail.value + (bound or 0.0),
+        prompt="left out" if not asked.prefills else "measured" if bound is None else "bound",
+        prompt_seconds=bound,
     )
 
 
@@ -110,8 +123,12 @@ def _of_steps(asked: Asked, loops: Sequence[LoopSummary], summaries: Sequence[Ce
     for summary in sorted(filter(lambda item: _is_wanted(asked, item.cell), summaries), key=_nearness(asked)):
         best.setdefault((summary.device_name, runtime_label(summary.cell)), summary)
     for (device, path), summary in best.items():
-        prompt = _prompt_seconds(asked, device, path, loops) if asked.prefills else None
-        before, before_tail = prompt or (0.0, 0.0)
+        part: PromptPart = "measured" if asked.prefills else "left out"
+        prompt = _prompt_seconds(asked, device, path, loops) if asked.prefills else (0.0, 0.0)
+        if prompt is None:
+            part, least = "bound", _least_prompt(asked, summary.cell, device, _bandwidth(summary))
+            prompt = least, least
+        before, before_tail = prompt
         tail = quantile([run.step_seconds for run in summary.runs], TAIL).value
         yield Candidate(
             device=device,
@@ -121,8 +138,18 @@ def _of_steps(asked: Asked, loops: Sequence[LoopSummary], summaries: Sequence[Ce
             runs=len(summary.runs),
             p50_seconds=before + asked.steps * summary.p50_seconds.value,
             tail_seconds=None if tail is None else before_tail + asked.steps * tail,
-            takes_prompt=prompt is not None,
+            prompt=part,
+            prompt_seconds=before if asked.prefills else None,
         )
+
+
+def _least_prompt(asked: Asked, cell: Cell, device: str, bytes_per_second: float) -> float:
+    """Return the least time of a prompt in a cell's formats: at the datasheet's rates, or a bandwidth."""
+    known = catalogue().get(device)
+    bandwidth = known.peak_bytes_per_second if known else bytes_per_second
+    workload = cell.workload.model_copy(update={"context_len": asked.workload.context_len})
+    same = replace(asked, workload=workload)
+    return cycle_floor(same, device, bandwidth, known.bf16_flop_per_second if known else None).prompt_seconds
 
 
 def _nearness(asked: Asked) -> Callable[[CellSummary], tuple[bool, int, int]]:
@@ -138,7 +165,7 @@ def _nearness(asked: Asked) -> Callable[[CellSummary], tuple[bool, int, int]]:
 def _prompt_seconds(asked: Asked, device: str, path: str, loops: Sequence[LoopSummary]) -> tuple[float, float] | None:
     """Return median and p99 of the prompt on a device and path; None where no loop took as long a one."""
     taken = [
-        counted(loop, loop.cycles.prefill_seconds)
+        loop.counted(loop.cycles.prefill_seconds)
         for summary in loops
         if (summary.device, runtime_label(summary.first.cell)) == (device, path)
         and summary.first.cell.workload.context_len == asked.workload.context_len
@@ -157,34 +184,43 @@ def _predicted(asked: Asked, summaries: Sequence[CellSummary]) -> Iterator[Candi
             seen.setdefault((summary.device_name, runtime_label(summary.cell)), summary)
     for path in dict.fromkeys(path for _, path in seen):
         observed = prediction.observations(path, summaries)
-        wanted = [_place(asked, device, summary) for (device, label), summary in seen.items() if label == path]
+        by_device = {device: summary for (device, label), summary in seen.items() if label == path}
+        wanted = [_place(asked, device, summary) for device, summary in by_device.items()]
         places = [place for place in wanted if place is not None]
         # Where too little was seen of a path to know how wrong a prediction is, there is none.
         if prediction.seen_enough(observed):
-            yield from _expected(asked, path, prediction.predict_each(observed, places, path))
+            yield from _expected(asked, by_device, prediction.predict_each(observed, places, path))
 
 
 def _place(asked: Asked, device: str, summary: CellSummary) -> prediction.Observation | None:
     workload = summary.cell.workload.model_copy(update={"context_len": asked.workload.context_len})
-    bandwidth = summary.peak_bytes_per_second or summary.ceiling_bytes_per_second.value
     try:
-        return prediction.point(asked.spec, workload, device, bandwidth)
+        return prediction.point(asked.spec, workload, device, _bandwidth(summary))
     except UsageError:
         # The model has no such format or context.
         return None
 
 
-def _expected(asked: Asked, path: str, results: Sequence[prediction.Prediction]) -> Iterator[Candidate]:
+def _bandwidth(summary: CellSummary) -> float:
+    return summary.peak_bytes_per_second or summary.ceiling_bytes_per_second.value
+
+
+def _expected(
+    asked: Asked, by_device: Mapping[str, CellSummary], results: Sequence[prediction.Prediction]
+) -> Iterator[Candidate]:
     for result in results:
         if result.seconds is None or result.range_seconds is None:
             continue
+        summary = by_device[result.at.device]
+        least = _least_prompt(asked, summary.cell, result.at.device, _bandwidth(summary)) if asked.prefills else 0.0
         yield Candidate(
             device=result.at.device,
-            path=path,
+            path=runtime_label(summary.cell),
             origin="predicted",
             context_len=asked.workload.context_len,
             runs=0,
-            p50_seconds=asked.steps * result.seconds,
-            tail_seconds=asked.steps * result.range_seconds[1],
-            takes_prompt=False,
+            p50_seconds=least + asked.steps * result.seconds,
+            tail_seconds=least + asked.steps * result.range_seconds[1],
+            prompt="bound" if asked.prefills else "left out",
+            prompt_seconds=least if asked.prefills else None,
         )

@@ -123,7 +123,7 @@ def excess(loops: Sequence[ControlLoop], responses: Sequence[Sequence[float]]) -
 
 
 def _column(loops: Sequence[ControlLoop], part: str) -> list[float]:
-    return [value for loop in loops for value in getattr(loop.cycles, part)[loop.warmup_cycles :]]
+    return [value for loop in loops for value in loop.counted(getattr(loop.cycles, part))]
 
 
 def _slowest(responses: Sequence[Sequence[float]]) -> set[int]:
@@ -138,7 +138,7 @@ def _slowest(responses: Sequence[Sequence[float]]) -> set[int]:
 def _happened(loops: Sequence[ControlLoop], name: str) -> list[bool]:
     flags: list[bool] = []
     for loop in loops:
-        values = loop.cycles.facts[name][loop.warmup_cycles :]
+        values = loop.counted(loop.cycles.facts[name])
         usual = median(values)
         clock = name.endswith("_hz")
         flags += [value < CLOCK_DROP * usual if clock else value > usual for value in values]

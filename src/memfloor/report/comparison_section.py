@@ -2,9 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.resources import files
-
-import jinja2
 
 from memfloor.report.compared import Compared
 from memfloor.report.comparison_figures import COMPARISON_FIGURES
@@ -20,6 +17,7 @@ from memfloor.report.forest import forest_chart
 from memfloor.report.interactive import Chart
 from memfloor.report.shown import LONG_TABLE, MOST_SESSIONS, drawn_comparisons, left_out
 from memfloor.report.tables import workload_text
+from memfloor.report.templates import template
 
 CAPTIONS = {
     "5": "Figure 5. Speed-up by context, with 95 % intervals over blocks. Grey: the study's published points, a "
@@ -36,9 +34,7 @@ def comparison_section(compared: Sequence[Compared]) -> str:
     drawn = [item for item in compared if item.ratio]
     # Paths of weights have a figure of their own.
     in_figures = [item for item in drawn if not item.of_weights]
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string((files("memfloor") / "report" / "comparisons.html").read_text())
-    return template.render(
+    return template("comparisons").render(
         columns=COMPARISON_COLUMNS,
         rows=[comparison_row(item) for item in compared],
         details=[(f"{arms_text(item)}, {workload_text(item.baseline)}", _details(item)) for item in compared],

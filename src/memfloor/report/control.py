@@ -2,31 +2,26 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from memfloor.floor import cycle_bytes
-from memfloor.hardware import short_name
+from memfloor.hardware import match_driver_name, short_name
 from memfloor.record import ControlLoop
 from memfloor.report.coincidence import Coincidence, Excess, coincidences, excess
+from memfloor.report.deadlines import Asked, CycleFloor, cycle_floor
 from memfloor.report.tables import runtime_label
 from memfloor.tails import Quantile, Rate, quantile, rate
 
 LEVELS = (0.5, 0.99, 0.999)
 
 
-def counted(loop: ControlLoop, column: Sequence[float]) -> Sequence[float]:
-    """Return the values of the cycles that count, without those for warming up; empty for a column that is."""
-    return column[loop.warmup_cycles :]
-
-
 def response_seconds(loop: ControlLoop) -> list[float]:
     """Return of each cycle that counts the time from when it was due to its end; without a pace, from its beginning."""
-    busy = counted(loop, loop.cycles.busy_seconds)
-    late = counted(loop, loop.cycles.late_seconds) or [0.0] * len(busy)
+    busy = loop.counted(loop.cycles.busy_seconds)
+    late = loop.counted(loop.cycles.late_seconds) or [0.0] * len(busy)
     return [before + during for before, during in zip(late, busy, strict=True)]
 
 
@@ -36,7 +31,7 @@ def missed(loop: ControlLoop) -> list[bool]:
     A cycle that is not over when the next one is due misses its own period; the ticks that it lets pass have no cycle.
     """
     flags: list[bool] = []
-    ticks = [*loop.cycles.ticks[loop.warmup_cycles :]]
+    ticks = loop.counted(loop.cycles.ticks)
     passed = [after - before - 1 for before, after in pairwise(ticks)] + [0]
     for seconds, ticks_passed in zip(response_seconds(loop), passed, strict=True):
         flags += [seconds > loop.period_seconds, *[True] * ticks_passed]
@@ -89,12 +84,6 @@ class LoopSummary:
         return excess(self.loops, self.responses)
 
     @property
-    def cycle_bytes(self) -> int:
-        """Return the bytes that a cycle must move."""
-        cell = self.first.cell
-        return cycle_bytes(cell.spec, cell.workload, self.first.steps, self.first.no_prefill is None)
-
-    @property
     def ceiling_bytes_per_second(self) -> float:
         """Return the read-only bandwidth beside the loops, the median of all readings."""
         return median(reading.bytes_per_second for loop in self.loops for reading in loop.ceilings)
@@ -106,13 +95,21 @@ class LoopSummary:
         return min(read), max(read)
 
     @property
-    def floor_seconds(self) -> float:
-        """Return the time of a cycle's bytes at the bandwidth read beside it."""
-        return self.cycle_bytes / self.ceiling_bytes_per_second
+    def asked(self) -> Asked:
+        """Return the loop that was asked for."""
+        first = self.first
+        return Asked(first.cell.spec, first.cell.workload, first.steps, first.period_seconds, first.no_prefill is None)
+
+    @property
+    def floor(self) -> CycleFloor:
+        """Return the floor of a cycle: reads at the bandwidth beside the loop, arithmetic at the datasheet's rate."""
+        device = match_driver_name(self.first.environment.device.name)
+        rate = device.bf16_flop_per_second if device else None
+        return cycle_floor(self.asked, self.device, self.ceiling_bytes_per_second, rate)
 
     def median_seconds(self, column: str) -> float | None:
         """Return the median over all cycles of one of the columns of times; None where it was not taken."""
-        values = [value for loop in self.loops for value in counted(loop, getattr(loop.cycles, column))]
+        values = [value for loop in self.loops for value in loop.counted(getattr(loop.cycles, column))]
         return median(values) if values else None
 
     def to_json(self) -> dict[str, Any]:
@@ -142,9 +139,10 @@ class LoopSummary:
             "missed_per_hour": misses.per_hour,
             "missed_per_hour_ci95": misses.ci95_per_hour,
             "dispersion": misses.dispersion,
-            "cycle_bytes": self.cycle_bytes,
+            "cycle_bytes": self.asked.cycle_bytes,
             "ceiling_bytes_per_second": self.ceiling_bytes_per_second,
-            "floor_seconds": self.floor_seconds,
+            "floor_seconds": self.floor.seconds,
+            "floor": asdict(self.floor),
             "slowest": self.excess.to_json() if self.excess else None,
             "coincidences": [item.to_json() for item in self.coincidences],
             "silent": first.cycles.silent,

@@ -74,7 +74,7 @@ def _draw_tail(axes: Axes, summary: LoopSummary) -> None:
         linewidth=1.4,
     )
     axes.axvline(1e3 * summary.first.period_seconds, color=THRESHOLD_COLOUR, linewidth=1.2)
-    axes.axvline(1e3 * summary.floor_seconds, color=DARK_GREY, linewidth=1.2, linestyle=":")
+    axes.axvline(1e3 * summary.floor.seconds, color=DARK_GREY, linewidth=1.2, linestyle=":")
     axes.set_xscale("log")
     axes.set_yscale("log")
     _plain(axes.xaxis)
@@ -91,9 +91,9 @@ def _plain(axis: Axis) -> None:
 def _times(loop: ControlLoop) -> list[float]:
     """Return when each cycle that counts was due; without a pace, when it began if nothing lay between cycles."""
     if loop.paced:
-        return [tick * loop.period_seconds for tick in loop.cycles.ticks[loop.warmup_cycles :]]
+        return [tick * loop.period_seconds for tick in loop.counted(loop.cycles.ticks)]
     times, now = [], 0.0
-    for busy in loop.cycles.busy_seconds[loop.warmup_cycles :]:
+    for busy in loop.counted(loop.cycles.busy_seconds):
         times.append(now)
         now += busy
     return times

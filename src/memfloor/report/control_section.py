@@ -1,9 +1,6 @@
 """The part of the page that shows control loops: their tails, how often they miss, why, and how regular they are."""
 
 from collections.abc import Sequence
-from importlib.resources import files
-
-import jinja2
 
 from memfloor.record import ControlLoop
 from memfloor.report.control import summarise_loops
@@ -19,11 +16,12 @@ from memfloor.report.control_text import (
     loop_title,
 )
 from memfloor.report.figures import figure_svg
+from memfloor.report.templates import template
 
 CAPTION = (
     "Left: the response of every cycle, from when it was due to its end; the line is the period, and red is what "
-    "missed it. Right: the share of cycles that take as long or longer. Dotted: the time of a cycle's bytes at the "
-    "bandwidth read beside the loop."
+    "missed it. Right: the share of cycles that take as long or longer. Dotted: the floor of a cycle, which "
+    "is its reads at the bandwidth beside the loop, and its prompt's arithmetic where that takes longer."
 )
 
 
@@ -32,9 +30,7 @@ def control_section(loops: Sequence[ControlLoop]) -> str:
     summaries = summarise_loops(loops)
     if not summaries:
         return ""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string((files("memfloor") / "report" / "control.html").read_text())
-    return template.render(
+    return template("control").render(
         columns=LOOP_COLUMNS,
         rows=list(map(loop_row, summaries)),
         why_columns=COINCIDENCE_COLUMNS,

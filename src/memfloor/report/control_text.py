@@ -4,9 +4,10 @@ from memfloor.record import STEADY_SPREAD
 from memfloor.report.alarms import FOREIGN_LOAD
 from memfloor.report.coincidence import CLOCK_DROP, FEWEST_CYCLES, LEVEL, Coincidence, Excess
 from memfloor.report.control import LoopSummary
+from memfloor.report.deadlines import CycleFloor
 from memfloor.report.tables import runtime_label
 from memfloor.tails import Quantile
-from memfloor.units import format_bandwidth, format_percent, format_seconds
+from memfloor.units import format_bandwidth, format_flop_rate, format_percent, format_seconds
 
 LOOP_COLUMNS = (
     "device",
@@ -47,7 +48,7 @@ def loop_row(summary: LoopSummary) -> list[str]:
         f"{misses.count} of {misses.trials}",
         rate_text(misses.per_hour),
         f"[{rate_text(low)}, {rate_text(high)}]",
-        format_seconds(summary.floor_seconds),
+        format_seconds(summary.floor.seconds),
     ]
 
 
@@ -148,8 +149,17 @@ def _parts(summary: LoopSummary) -> str:
     found = {part: summary.median_seconds(part) for part in PART_WORDS if part != "rest"}
     parts = [f"{PART_WORDS[part]} {format_seconds(value)}" for part, value in found.items() if value is not None]
     return (
-        f"Of the median cycle: {', '.join(parts)}; its bytes alone would take {format_seconds(summary.floor_seconds)} "
-        f"at the {format_bandwidth(summary.ceiling_bytes_per_second)} read beside the loop."
+        f"Of the median cycle: {', '.join(parts)}; no runtime would take less than "
+        f"{format_seconds(summary.floor.seconds)} ({summary.floor.parts_text}) at the {_rates(summary.floor)}."
+    )
+
+
+def _rates(floor: CycleFloor) -> str:
+    read = f"{format_bandwidth(floor.bytes_per_second)} read beside the loop"
+    return (
+        read
+        if floor.flop_per_second is None
+        else f"{read} and the datasheet's {format_flop_rate(floor.flop_per_second)}"
     )
 
 
@@ -170,6 +180,10 @@ def _too_few(summary: LoopSummary) -> str:
 def _cautions(summary: LoopSummary) -> list[str]:
     first = summary.first
     lines = [_without_prompt(summary)] if first.no_prefill else []
+    cut_short = [loop.interrupted for loop in summary.loops if loop.interrupted]
+    if cut_short:
+        reasons = ", ".join(dict.fromkeys(cut_short))
+        lines.append(f"{len(cut_short)} of {len(summary.loops)} processes ended before their time ({reasons}).")
     load = max(loop.environment.foreign_load for loop in summary.loops)
     if load > FOREIGN_LOAD:
         lines.append(f"Other processes took up to {format_percent(load)} of the host's cores during a loop.")

@@ -1,9 +1,7 @@
 """What tokens cost, as text for the terminal and as a part of the page, and Figure 9."""
 
 from collections.abc import Sequence
-from importlib.resources import files
 
-import jinja2
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,6 +10,7 @@ from memfloor.prices import OwnedPrice
 from memfloor.report.colours import MEASURED_COLOUR, PUBLISHED_COLOUR
 from memfloor.report.cost import CostRow, comparable, spread_sentence
 from memfloor.report.figures import STYLE, beside, figure_svg
+from memfloor.report.templates import template
 from memfloor.units import format_seconds
 
 COST_COLUMNS = (
@@ -90,11 +89,9 @@ def cost_section(rows: Sequence[CostRow]) -> str:
     """Return the section of the page as HTML; nothing where no measured device has a price."""
     if not any(row.origin == "measured" for row in rows):
         return ""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string((files("memfloor") / "report" / "cost.html").read_text())
     shown = comparable(rows)
     measured = any(row.origin == "measured" for row in shown)
-    return template.render(
+    return template("cost").render(
         columns=COST_COLUMNS,
         rows=map(cost_row, rows),
         sentence=spread_sentence(rows),

@@ -1,12 +1,12 @@
 """From energy runs to one line per cell: joules per token and watts, with idling and without, and who measured."""
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from memfloor.hardware import short_name
 from memfloor.record import Cell, DeviceInfo, EnergyRun, EnergySensor, MeasuredEnergy
+from memfloor.report.by_cell import Given, InvalidCell, by_cell, cell_json
 from memfloor.stats import BlockMean, block_mean
 
 Value = Callable[[MeasuredEnergy], float]
@@ -95,7 +95,7 @@ class EnergySummary:
             "step_seconds": self.step_seconds,
         }
         return {
-            **_identity(self.cell),
+            **cell_json(self.cell),
             "device": self.device.name,
             "runs": len(self.runs),
             "sensor": self.sensor.model_dump(),
@@ -119,20 +119,6 @@ class EnergySummary:
 
 
 @dataclass(frozen=True, slots=True)
-class WithoutEnergy:
-    """Hold a cell that has no energy, and why."""
-
-    cell: Cell
-    device: DeviceInfo | None
-    reason: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as plain data for `--json`."""
-        device = self.device.name if self.device else None
-        return {**_identity(self.cell), "device": device, "runs": 0, "problem": self.reason}
-
-
-@dataclass(frozen=True, slots=True)
 class Energies:
     """Hold all that records say of energy.
 
@@ -142,23 +128,13 @@ class Energies:
     """
 
     summaries: tuple[EnergySummary, ...] = ()
-    without: tuple[WithoutEnergy, ...] = ()
+    without: tuple[InvalidCell, ...] = ()
 
 
 def energies_of(runs: Iterable[EnergyRun]) -> Energies:
     """Group energy runs by cell, device and sensor; a cell that was measured on a device once is not without."""
-    groups: dict[tuple[str, str, str], list[EnergyRun]] = defaultdict(list)
-    lost: dict[tuple[str, str], WithoutEnergy] = {}
-    for run in runs:
-        if run.measured is not None:
-            name = run.measured.environment.device.name
-            groups[run.cell.key, name, run.measured.sensor.name].append(run)
-        else:
-            name = run.device.name if run.device else ""
-            lost[run.cell.key, name] = WithoutEnergy(run.cell, run.device, run.problem or "")
-    measured = {(key, name) for key, name, _ in groups} | {(key, "") for key, _, _ in groups}
-    without = tuple(cell for identity, cell in lost.items() if identity not in measured)
-    return Energies(tuple(sorted(map(_summary, groups.values()), key=_order)), without)
+    groups, without = by_cell(runs, _given)
+    return Energies(tuple(sorted(map(_summary, groups), key=_order)), tuple(without))
 
 
 def energy_text(run: EnergyRun) -> str:
@@ -172,6 +148,12 @@ def energy_text(run: EnergyRun) -> str:
     )
 
 
+def _given(run: EnergyRun) -> Given:
+    if run.measured is None:
+        return Given(run.device, reason=run.problem or "")
+    return Given(run.measured.environment.device, run.measured.sensor.name)
+
+
 def _summary(runs: Sequence[EnergyRun]) -> EnergySummary:
     taken = runs[0].measured
     assert taken is not None
@@ -180,17 +162,6 @@ def _summary(runs: Sequence[EnergyRun]) -> EnergySummary:
 
 def _above_idle(taken: MeasuredEnergy) -> float:
     return taken.joules - taken.idle_watts * taken.decoding.seconds
-
-
-def _identity(cell: Cell) -> dict[str, Any]:
-    return {
-        "model": cell.spec.name,
-        "runtime": cell.runtime,
-        "options": cell.options,
-        "context_len": cell.workload.context_len,
-        "batch": cell.workload.batch,
-        "weights": cell.workload.weights,
-    }
 
 
 def _order(summary: EnergySummary) -> tuple[str, str, int, int, float]:

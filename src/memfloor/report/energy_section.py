@@ -1,12 +1,10 @@
 """Energy as text for the terminal and as a part of the page."""
 
-from importlib.resources import files
-
-import jinja2
-
-from memfloor.report.energy import Energies, EnergySummary, WithoutEnergy
+from memfloor.report.by_cell import InvalidCell
+from memfloor.report.energy import Energies, EnergySummary
 from memfloor.report.energy_cautions import energy_cautions
 from memfloor.report.tables import runtime_label, workload_text
+from memfloor.report.templates import template
 from memfloor.stats import BlockMean
 from memfloor.units import format_seconds
 
@@ -51,7 +49,7 @@ def energy_row(summary: EnergySummary) -> list[str]:
     ]
 
 
-def without_row(cell: WithoutEnergy) -> list[str]:
+def without_row(cell: InvalidCell) -> list[str]:
     """Return the row of a cell without energy: its reason stands in place of every figure."""
     return [cell.cell.spec.name, runtime_label(cell.cell), workload_text(cell.cell), f"not measured: {cell.reason}"]
 
@@ -66,9 +64,7 @@ def energy_section(found: Energies) -> str:
     """Return the section of the page as HTML; nothing where no energy was asked for."""
     if not found.summaries and not found.without:
         return ""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string((files("memfloor") / "report" / "energy.html").read_text())
-    return template.render(
+    return template("energy").render(
         columns=ENERGY_COLUMNS,
         rows=map(energy_row, found.summaries),
         lost=map(without_row, found.without),

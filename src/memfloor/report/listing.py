@@ -76,4 +76,5 @@ def _words(
             return f"{record.path}: {record.problem or f'{record.tokens} tokens'}"
         case ControlLoop():
             cycles = f"{len(record.cycles.ticks)} cycles of {format_seconds(record.period_seconds)}"
-            return f"{cycles}, {record.environment.device.name}"
+            end = f", {record.interrupted}" if record.interrupted else ""
+            return f"{cycles}, {record.environment.device.name}{end}"

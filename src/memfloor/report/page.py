@@ -6,8 +6,6 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 
-import jinja2
-
 import memfloor
 from memfloor.errors import UsageError
 from memfloor.record import (
@@ -27,6 +25,7 @@ from memfloor.report.afterwards import compared_in
 from memfloor.report.anatomy_section import anatomy_section
 from memfloor.report.attention import Attention, attention_in
 from memfloor.report.attention_section import attention_section
+from memfloor.report.by_cell import InvalidCell
 from memfloor.report.compared import Compared
 from memfloor.report.comparison_section import comparison_section
 from memfloor.report.control import summarise_loops
@@ -49,8 +48,9 @@ from memfloor.report.repeat import (
 )
 from memfloor.report.sentences import cautions, headline
 from memfloor.report.shown import LONG_TABLE, drawn_cells, left_out
-from memfloor.report.summary import CellSummary, InvalidCell, summarise
+from memfloor.report.summary import CellSummary, summarise
 from memfloor.report.tables import CELL_COLUMNS, cell_row, invalid_row
+from memfloor.report.templates import template
 from memfloor.report.weight_ladder import WeightLadder, ladders_in
 from memfloor.report.weight_section import weight_section
 
@@ -95,12 +95,10 @@ def render(
         raise UsageError(f"{folder} holds no records; take some with: memfloor study --out {folder}")
     comparisons = [item.comparison for item in compared if item.comparison]
     every = [*summaries, *(row.summary for row in attention.rows)]
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string((files("memfloor") / "report" / "page.html").read_text())
     tables = _tables(summaries, invalid)
     longest = max([len(compared), *(len(rows) + len(lost) for _, rows, lost in tables)])
     has_charts = bool(anatomies) or any(item.ratio for item in compared)
-    return template.render(
+    return template("page").render(
         version=memfloor.__version__,
         made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         folder=str(folder),
@@ -239,8 +237,8 @@ def _environments(timed: Sequence[Timed], other: Sequence[MeasuredEnergy | Contr
     return list(found.values())
 
 
-def environment_facts(e: Environment, path: ObservedPath) -> dict[str, str]:
-    """Return where a run was taken, in words, and the attention that it really took."""
+def environment_facts(e: Environment, path: ObservedPath | None) -> dict[str, str]:
+    """Return where a run was taken, in words, and the attention that it really took, if its path was observed."""
     return {
         "device": e.device.name,
         "driver": e.device.driver_version or "-",
@@ -250,5 +248,5 @@ def environment_facts(e: Environment, path: ObservedPath) -> dict[str, str]:
         "packages": ", ".join(f"{name} {version}" for name, version in sorted(e.packages.items())),
         "commit": e.git_commit or "not run from a checkout",
         "huge pages": e.huge_pages,
-        "attention": path.facts.get("attention_implementation", "-"),
+        "attention": path.facts.get("attention_implementation", "-") if path else "-",
     }

@@ -3,15 +3,13 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-
-import jinja2
 
 from memfloor.hardware import catalogue
 from memfloor.record import Cell
 from memfloor.report.prediction import Observation, Prediction, observations, point, predict_each, seen_enough
 from memfloor.report.summary import CellSummary
 from memfloor.report.tables import runtime_label
+from memfloor.report.templates import template
 from memfloor.units import format_percent, format_seconds
 
 LEFT_OUT_COLUMNS = ("cell", "step by", "step", "expected without its device", "error")
@@ -42,9 +40,7 @@ def prediction_section(summaries: Sequence[CellSummary]) -> str:
     found = predictions_of(summaries)
     if not found:
         return ""
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string((files("memfloor") / "report" / "prediction.html").read_text())
-    return template.render(
+    return template("prediction").render(
         left_out_columns=LEFT_OUT_COLUMNS,
         elsewhere_columns=ELSEWHERE_COLUMNS,
         runtimes=[

@@ -13,6 +13,7 @@ CONTROL_LOOPS: Columns = {
     "steps": "BIGINT",
     "paced": "BOOLEAN",
     "no_prefill": "VARCHAR",
+    "interrupted": "VARCHAR",
     "cycles": "BIGINT",
     "p50_seconds": "DOUBLE",
     "p99_seconds": "DOUBLE",
@@ -42,7 +43,7 @@ def loop_row(loop: ControlLoop) -> Row:
     summary = LoopSummary((loop,))
     misses, (middle, tail, far) = summary.misses, summary.quantiles
     low, high = misses.ci95_per_hour
-    said = ("period_seconds", "steps", "paced", "no_prefill")
+    said = ("period_seconds", "steps", "paced", "no_prefill", "interrupted")
     return cell_columns(loop) | {
         **{name: getattr(loop, name) for name in said},
         "device": loop.environment.device.name,
@@ -55,7 +56,7 @@ def loop_row(loop: ControlLoop) -> Row:
         "missed_per_hour": misses.per_hour,
         "missed_per_hour_low": low,
         "missed_per_hour_high": high,
-        "floor_seconds": summary.floor_seconds,
+        "floor_seconds": summary.floor.seconds,
     }
 
 

@@ -1,13 +1,13 @@
 """From runs to one line per cell: latency with its interval, and how near the floor by each convention."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from memfloor.floor import CONVENTIONS, attention_traffic, step_traffic
 from memfloor.hardware import match_driver_name, short_name
-from memfloor.record import Cell, DeviceInfo, Failure, Protocol, Run, Skip, Timed
+from memfloor.record import Cell, DeviceInfo, Failure, Run, Skip, Timed
+from memfloor.report.by_cell import Given, InvalidCell, by_cell, cell_json
 from memfloor.stats import Estimate, estimate, estimate_of, spread_of
 
 
@@ -52,7 +52,7 @@ class CellSummary:
     def to_json(self) -> dict[str, Any]:
         """Return the summary as plain data for `--json`."""
         return {
-            **_cell_json(self.cell),
+            **cell_json(self.cell),
             "device": self.device.name,
             "runs": len(self.runs),
             "p50_seconds": self.p50_seconds.value,
@@ -73,37 +73,17 @@ class CellSummary:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class InvalidCell:
-    """Hold a cell that gave no times, and why."""
-
-    cell: Cell
-    device: DeviceInfo | None
-    reason: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the invalid cell as plain data for `--json`."""
-        return {
-            **_cell_json(self.cell),
-            "device": self.device.name if self.device else None,
-            "runs": 0,
-            "invalid": self.reason,
-        }
-
-
 def summarise(records: Iterable[Run | Failure | Skip]) -> tuple[list[CellSummary], list[InvalidCell]]:
     """Group records by cell, device and protocol; return the cells with times and those that never gave any."""
-    runs: dict[tuple[str, str, Protocol], list[Run]] = defaultdict(list)
-    lost: dict[tuple[str, str], InvalidCell] = {}
-    for record in records:
-        if isinstance(record, Run):
-            runs[record.cell.key, record.environment.device.name, record.protocol].append(record)
-        else:
-            name = record.device.name if record.device else ""
-            lost[record.cell.key, name] = InvalidCell(record.cell, record.device, lost_reason(record))
-    measured = {(key, name) for key, name, _ in runs} | {(key, "") for key, _, _ in runs}
-    invalid = [cell for identity, cell in lost.items() if identity not in measured]
-    return sorted(map(summarise_cell, runs.values()), key=_order), invalid
+    groups, invalid = by_cell(records, _given)
+    runs = [[run for run in group if isinstance(run, Run)] for group in groups]
+    return sorted(map(summarise_cell, runs), key=_order), invalid
+
+
+def _given(record: Run | Failure | Skip) -> Given:
+    if isinstance(record, Run):
+        return Given(record.environment.device, record.protocol)
+    return Given(record.device, reason=lost_reason(record))
 
 
 def summarise_cell(runs: Sequence[Timed]) -> CellSummary:
@@ -135,17 +115,6 @@ def floor_bytes(cell: Cell) -> dict[str, int]:
     if cell.part == "attention":
         return {"streamed": attention_traffic(cell.spec, cell.workload).total_bytes}
     return {name: step_traffic(cell.spec, cell.workload, name).total_bytes for name in CONVENTIONS}
-
-
-def _cell_json(cell: Cell) -> dict[str, Any]:
-    return {
-        "model": cell.spec.name,
-        "runtime": cell.runtime,
-        "options": cell.options,
-        "context_len": cell.workload.context_len,
-        "batch": cell.workload.batch,
-        "weights": cell.workload.weights,
-    }
 
 
 def lost_reason(record: Failure | Skip) -> str:

@@ -1,7 +1,8 @@
 """Rows of the tables, as text: the same in the terminal and on the page."""
 
 from memfloor.record import Cell
-from memfloor.report.summary import CellSummary, Fraction, InvalidCell
+from memfloor.report.by_cell import InvalidCell
+from memfloor.report.summary import CellSummary, Fraction
 from memfloor.spec import unquantized
 from memfloor.stats import Estimate
 from memfloor.units import format_bandwidth, format_percent, format_seconds

@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-
-import jinja2
 
 from memfloor.report.figures import figure_svg
+from memfloor.report.templates import template
 from memfloor.report.weight_figure import weight_paths
 from memfloor.report.weight_ladder import WeightLadder
 from memfloor.report.weight_tables import (
@@ -46,9 +44,9 @@ def weight_section(ladders: Sequence[WeightLadder]) -> str:
     """Return the section of the page as HTML; nothing where no paths of weights were compared."""
     if not ladders:
         return ""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string((files("memfloor") / "report" / "weights.html").read_text())
-    return template.render(ladders=list(map(_section, ladders)), svg=figure_svg(weight_paths(ladders)), caption=CAPTION)
+    return template("weights").render(
+        ladders=list(map(_section, ladders)), svg=figure_svg(weight_paths(ladders)), caption=CAPTION
+    )
 
 
 def _section(ladder: WeightLadder) -> LadderSection:

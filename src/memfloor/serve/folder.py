@@ -8,8 +8,9 @@ from pathlib import Path
 
 from memfloor.record import Contents, Record
 from memfloor.report.attention import Attention, attention_in
+from memfloor.report.by_cell import InvalidCell
 from memfloor.report.energy import Energies, energies_of
-from memfloor.report.summary import CellSummary, InvalidCell, summarise
+from memfloor.report.summary import CellSummary, summarise
 
 ID_DIGITS = 16
 

@@ -11,10 +11,11 @@ import jinja2
 import memfloor
 from memfloor.errors import UsageError
 from memfloor.report.attention_table import ATTENTION_COLUMNS, attention_row, skipped_row
+from memfloor.report.by_cell import InvalidCell
 from memfloor.report.energy_section import ENERGY_COLUMNS, energy_row, without_row
 from memfloor.report.listing import LISTING_COLUMNS, cells_of, listing_row
 from memfloor.report.page import page_style
-from memfloor.report.summary import CellSummary, InvalidCell
+from memfloor.report.summary import CellSummary
 from memfloor.report.tables import CELL_COLUMNS, cell_row, invalid_row
 from memfloor.serve.folder import Entry, Folder
 from memfloor.serve.library import Snapshot
