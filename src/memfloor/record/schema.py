@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from statistics import median
 from typing import Literal, Self
@@ -266,7 +267,7 @@ class Timed(OfCell):
             raise ValueError("no timed step lies between two readings of the ceiling")
         return self
 
-    @property
+    @cached_property
     def step_seconds(self) -> tuple[float, ...]:
         """Return the timed steps, by the device's clock where there is one."""
         return tuple(step.seconds / self.steps_per_call for step in self.steps if step.phase == "timed")
@@ -277,12 +278,12 @@ class Timed(OfCell):
         issued = [step.issue_seconds for step in self.steps if step.phase == "timed" and step.issue_seconds]
         return median(issued) / self.steps_per_call if issued else None
 
-    @property
+    @cached_property
     def p50_seconds(self) -> float:
         """Return the median timed step, the study's statistic."""
         return median(self.step_seconds)
 
-    @property
+    @cached_property
     def ceiling_bytes_per_second(self) -> float:
         """Return the paired ceiling: the median of its readings before, between and after the timed steps."""
         return median(reading.bytes_per_second for reading in self.ceilings)
@@ -293,9 +294,13 @@ class Timed(OfCell):
         The share is formed part by part, the median step of a part against the passes right before and after it, and
         their median is returned. Parts while bandwidth changed are left out unless all of them are.
         """
+        return median(step_bytes / seconds / rate for seconds, rate in self._steady_parts)
+
+    @cached_property
+    def _steady_parts(self) -> list[tuple[float, float]]:
         parts = list(self.parts())
         steady = [part for part in parts if part.steady] or parts
-        return median(step_bytes / part.step_seconds / part.ceiling_bytes_per_second for part in steady)
+        return [(part.step_seconds, part.ceiling_bytes_per_second) for part in steady]
 
     def parts(self) -> Iterator[Part]:
         """Give the parts that hold a timed step, in order."""
