@@ -6,7 +6,7 @@ Source: arXiv 2605.30571, section 3.4.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from memfloor.errors import UsageError
@@ -39,7 +39,7 @@ class StepTraffic:
 
     def by_cause(self) -> dict[str, int]:
         """Return the bytes keyed by cause, in the order of the fields."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 def projections(spec: ModelSpec) -> dict[str, tuple[int, int]]:

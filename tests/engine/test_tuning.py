@@ -12,7 +12,8 @@ import triton
 
 from memfloor.engine.cuda.backend import cell_reason, launch_shapes
 from memfloor.engine.cuda.launch_shapes import RowShape, default_shapes
-from memfloor.engine.cuda.tuning import TunedOn, cache_folder, load_shapes, save_shapes, sources_digest
+from memfloor.cache import cache_folder
+from memfloor.engine.cuda.tuning import TunedOn, load_shapes, save_shapes, sources_digest
 from memfloor.errors import UsageError
 from memfloor.record import Cell
 from memfloor.spec import Workload, load_model
@@ -46,7 +47,7 @@ def cell(**options):
 
 def test_shapes_come_back_as_they_were_saved_and_the_newest_wins(tuned_on, cache):
     assert load_shapes(tuned_on) is None
-    assert save_shapes(tuned_on, DEFAULTS, 3.5e-3).parent == cache == cache_folder()
+    assert save_shapes(tuned_on, DEFAULTS, 3.5e-3).parent == cache == cache_folder("launch-shapes")
     path = save_shapes(tuned_on, TUNED, 3.4e-3)
     assert load_shapes(tuned_on) == TUNED
     assert json.loads(path.read_text())["step_seconds"] == 3.4e-3

@@ -7,6 +7,7 @@ from typing import Any
 
 from memfloor.hardware import short_name
 from memfloor.record import Cell, DeviceInfo, EnergyRun, EnergySensor, MeasuredEnergy
+from memfloor.report.summary import cell_json
 from memfloor.stats import BlockMean, block_mean
 
 Value = Callable[[MeasuredEnergy], float]
@@ -95,7 +96,7 @@ class EnergySummary:
             "step_seconds": self.step_seconds,
         }
         return {
-            **_identity(self.cell),
+            **cell_json(self.cell),
             "device": self.device.name,
             "runs": len(self.runs),
             "sensor": self.sensor.model_dump(),
@@ -129,7 +130,7 @@ class WithoutEnergy:
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data for `--json`."""
         device = self.device.name if self.device else None
-        return {**_identity(self.cell), "device": device, "runs": 0, "problem": self.reason}
+        return {**cell_json(self.cell), "device": device, "runs": 0, "problem": self.reason}
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,17 +181,6 @@ def _summary(runs: Sequence[EnergyRun]) -> EnergySummary:
 
 def _above_idle(taken: MeasuredEnergy) -> float:
     return taken.joules - taken.idle_watts * taken.decoding.seconds
-
-
-def _identity(cell: Cell) -> dict[str, Any]:
-    return {
-        "model": cell.spec.name,
-        "runtime": cell.runtime,
-        "options": cell.options,
-        "context_len": cell.workload.context_len,
-        "batch": cell.workload.batch,
-        "weights": cell.workload.weights,
-    }
 
 
 def _order(summary: EnergySummary) -> tuple[str, str, int, int, float]:

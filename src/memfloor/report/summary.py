@@ -52,7 +52,7 @@ class CellSummary:
     def to_json(self) -> dict[str, Any]:
         """Return the summary as plain data for `--json`."""
         return {
-            **_cell_json(self.cell),
+            **cell_json(self.cell),
             "device": self.device.name,
             "runs": len(self.runs),
             "p50_seconds": self.p50_seconds.value,
@@ -84,7 +84,7 @@ class InvalidCell:
     def to_json(self) -> dict[str, Any]:
         """Return the invalid cell as plain data for `--json`."""
         return {
-            **_cell_json(self.cell),
+            **cell_json(self.cell),
             "device": self.device.name if self.device else None,
             "runs": 0,
             "invalid": self.reason,
@@ -137,7 +137,8 @@ def floor_bytes(cell: Cell) -> dict[str, int]:
     return {name: step_traffic(cell.spec, cell.workload, name).total_bytes for name in CONVENTIONS}
 
 
-def _cell_json(cell: Cell) -> dict[str, Any]:
+def cell_json(cell: Cell) -> dict[str, Any]:
+    """Return what names a cell, as plain data."""
     return {
         "model": cell.spec.name,
         "runtime": cell.runtime,
