@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from memfloor.errors import UsageError
-from memfloor.spec import ModelSpec, WeightFormat, Workload, kv_format, weight_format
+from memfloor.spec import ModelSpec, WeightFormat, Workload, check_context, kv_format, weight_format
 
 CONVENTIONS = ("streamed", "paper", "blocks")
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -163,19 +163,6 @@ def floor_seconds(traffic: StepTraffic, bytes_per_second: float) -> float:
     if not bytes_per_second > 0:
         raise UsageError(f"bandwidth must be above zero, not {bytes_per_second}")
     return traffic.total_bytes / bytes_per_second
-
-
-def check_context(spec: ModelSpec, context_len: int) -> None:
-    """Refuse a context the model was not made for.
-
-    Raises:
-        UsageError: The context is beyond `max_position_embeddings`.
-    """
-    if context_len > spec.max_position_embeddings:
-        raise UsageError(
-            f"context {context_len} is beyond {spec.name}'s {spec.max_position_embeddings} positions; "
-            f"allowed: 1 to {spec.max_position_embeddings}"
-        )
 
 
 def _streamed(spec: ModelSpec, workload: Workload) -> StepTraffic:

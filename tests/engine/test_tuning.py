@@ -10,9 +10,9 @@ import pytest
 import torch
 import triton
 
+from memfloor.cache import cache_folder
 from memfloor.engine.cuda.backend import cell_reason, launch_shapes
 from memfloor.engine.cuda.launch_shapes import RowShape, default_shapes
-from memfloor.cache import cache_folder
 from memfloor.engine.cuda.tuning import TunedOn, load_shapes, save_shapes, sources_digest
 from memfloor.errors import UsageError
 from memfloor.record import Cell

@@ -70,7 +70,7 @@ def test_a_file_of_the_same_size_changed_at_once_is_read(store, make_run, reads)
 
 
 def test_a_replaced_a_deleted_and_a_broken_file_are_seen(store, make_run):
-    first, second, third = (store.folder / name for name in sorted(os.listdir(store.folder)))
+    first, second, third = (store.folder / name for name in sorted(path.name for path in store.files()))
     first.unlink()
     second.write_bytes(third.read_bytes())
     third.write_text(third.read_text()[:-20])

@@ -86,7 +86,7 @@ def _draw(number: str, folder: Path) -> "Figure":
 def _draw_anatomies(number: str, folder: Path) -> "Figure":
     from memfloor.report.anatomy_figures import ANATOMY_FIGURES
 
-    anatomies = Store(folder).anatomies()
+    anatomies = read_contents(folder).anatomies
     if not anatomies:
         raise UsageError(f"{folder} holds no anatomies to draw; take one with: memfloor anatomy MODEL --out {folder}")
     return ANATOMY_FIGURES[number](anatomies)

@@ -9,12 +9,12 @@ from memfloor.errors import UsageError
 from memfloor.experiments.ask import CONTROL_CHILD, LostChildError, ask
 from memfloor.experiments.comparing import identity
 from memfloor.experiments.control_job import ControlJob, Controlled, asked
-from memfloor.floor import check_context
 from memfloor.hardware import match_driver_name
 from memfloor.measure.environment import device_name
 from memfloor.record import Cell, ControlLoop, Failure, Store
 from memfloor.report.deadlines import device_floors
 from memfloor.runtimes import Prefilling, find_runtime
+from memfloor.spec import check_context
 
 WARMUP_CYCLES = 5
 MOST_HOURS = 24

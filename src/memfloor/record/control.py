@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from memfloor.record.ceiling import CeilingReading
 from memfloor.record.frozen import Frozen
 from memfloor.record.schema import Environment, ObservedPath, OfCell
+from memfloor.spec import check_context
 
 
 class Cycles(Frozen):
@@ -77,4 +78,5 @@ class ControlLoop(OfCell):
             raise ValueError("a loop times its prompts, or says why not")
         if len(self.cycles.ticks) <= self.warmup_cycles:
             raise ValueError(f"no cycle follows {self.warmup_cycles} for warming up")
+        check_context(self.cell.spec, self.cell.workload.context_len + self.steps)
         return self

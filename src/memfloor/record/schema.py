@@ -1,20 +1,23 @@
 """The schema of a record: raw facts of one run, one failure or one skip; everything else is derived when reading."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from itertools import pairwise
 from statistics import median
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from memfloor.errors import UsageError
 from memfloor.record.ceiling import CPU_CEILING_PASSES, CeilingReading, paired_ceiling
 from memfloor.record.frozen import Frozen
-from memfloor.spec import ModelSpec, Workload
+from memfloor.spec import ModelSpec, Workload, check_context
 
 SCHEMA_VERSION = 1
+UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?\+00:00")
 
 # A sensor that cannot answer is recorded in its own words, never as a zero.
 Reading = float | str
@@ -220,6 +223,14 @@ class Stored(Frozen):
     session_id: str = Field(pattern=r"^[0-9a-f]{32}$")
     taken_at: str
 
+    @field_validator("taken_at")
+    @classmethod
+    def _is_a_time_in_utc(cls, value: str) -> str:
+        if not UTC_TIME.fullmatch(value):
+            raise ValueError(f"{value!r} is no time such as 2026-11-28T05:00:00.000+00:00")
+        datetime.fromisoformat(value)
+        return value
+
 
 class OfCell(Stored):
     """Belong to one cell and one block of its session."""
@@ -265,6 +276,11 @@ class Timed(OfCell):
     def _has_a_timed_part(self) -> Self:
         if next(self.parts(), None) is None:
             raise ValueError("no timed step lies between two readings of the ceiling")
+        return self
+
+    @model_validator(mode="after")
+    def _is_within_its_model(self) -> Self:
+        check_context(self.cell.spec, self.cell.workload.context_len)
         return self
 
     @cached_property

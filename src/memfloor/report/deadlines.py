@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from memfloor.errors import UsageError
-from memfloor.floor import check_context, cycle_bytes
+from memfloor.floor import cycle_bytes
 from memfloor.hardware import MemorySystem
-from memfloor.spec import ModelSpec, Workload
+from memfloor.spec import ModelSpec, Workload, check_context
 from memfloor.units import format_bandwidth, format_percent, format_seconds
 
 FLOOR_COLUMNS = ("device", "datasheet", "floor of a cycle", "of the period", "verdict")

@@ -4,6 +4,8 @@ from hashlib import sha256
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from memfloor.errors import UsageError
+
 KNOWN_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
 
@@ -57,3 +59,16 @@ class ModelSpec(BaseModel):
                 f"num_key_value_heads {self.num_key_value_heads}"
             )
         return self
+
+
+def check_context(spec: ModelSpec, context_len: int) -> None:
+    """Refuse a context the model was not made for.
+
+    Raises:
+        UsageError: The context is beyond `max_position_embeddings`.
+    """
+    if context_len > spec.max_position_embeddings:
+        raise UsageError(
+            f"context {context_len} is beyond {spec.name}'s {spec.max_position_embeddings} positions; "
+            f"allowed: 1 to {spec.max_position_embeddings}"
+        )
