@@ -1,5 +1,6 @@
 """`memfloor runs` and `memfloor query`: look into a folder of records."""
 
+import gc
 import math
 import sys
 from collections.abc import Sequence
@@ -104,8 +105,16 @@ def read_store(folder: Path) -> Records:
 
 def read_contents(folder: Path) -> Contents:
     """Return what lies in a folder, and name on standard error every file that is not a valid record."""
-    found = Store(folder).contents()
+    found = read_quietly(folder)
     _name_unreadable(found.unreadable)
+    return found
+
+
+def read_quietly(folder: Path) -> Contents:
+    """Return what lies in a folder, for a command that says by itself what was left out."""
+    found = Store(folder).contents()
+    # It stays to the end of the command: the collector need not go through millions of its parts again and again.
+    gc.freeze()
     return found
 
 

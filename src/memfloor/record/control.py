@@ -38,8 +38,8 @@ class Cycles(Frozen):
 
     @model_validator(mode="after")
     def _one_of_each_cycle(self) -> Self:
-        given = self.late_seconds, self.prefill_seconds, self.device_decode_seconds, *self.facts.values()
-        columns = self.decode_seconds, self.busy_seconds, *filter(None, given)
+        given = self.late_seconds, self.prefill_seconds, self.device_decode_seconds
+        columns = self.decode_seconds, self.busy_seconds, *self.facts.values(), *filter(None, given)
         if any(len(column) != len(self.ticks) for column in columns):
             raise ValueError(f"not every column has a value for each of {len(self.ticks)} cycles")
         if any(after <= before for before, after in pairwise(self.ticks)):

@@ -5,6 +5,9 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
+# Counts beyond it are no counts, and no table could hold them.
+MOST = 2**31
+
 
 class Frozen(BaseModel):
     """Be immutable, and refuse unknown fields and numbers that are none."""

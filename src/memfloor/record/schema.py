@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from memfloor.errors import UsageError
 from memfloor.record.ceiling import CPU_CEILING_PASSES, CeilingReading, paired_ceiling
-from memfloor.record.frozen import Frozen
+from memfloor.record.frozen import MOST, Frozen
 from memfloor.spec import ModelSpec, Workload, check_context
 
 SCHEMA_VERSION = 1
@@ -235,7 +235,7 @@ class Stored(Frozen):
 class OfCell(Stored):
     """Belong to one cell and one block of its session."""
 
-    block: int = Field(ge=0)
+    block: int = Field(ge=0, le=MOST)
     seed: int | None = None
     cell: Cell
 
@@ -266,7 +266,7 @@ class Timed(OfCell):
     """
 
     protocol: Protocol
-    steps_per_call: int = Field(default=1, ge=1)
+    steps_per_call: int = Field(default=1, ge=1, le=MOST)
     steps: tuple[Step, ...]
     ceilings: tuple[CeilingReading, ...] = Field(min_length=2)
     environment: Environment
