@@ -1,5 +1,6 @@
 """`memfloor runs` and `memfloor query`: look into a folder of records."""
 
+import atexit
 import gc
 import math
 import sys
@@ -115,6 +116,8 @@ def read_quietly(folder: Path) -> Contents:
     found = Store(folder).contents()
     # It stays to the end of the command: the collector need not go through millions of its parts again and again.
     gc.freeze()
+    # What libraries leave at the end is theirs to collect.
+    atexit.register(gc.unfreeze)
     return found
 
 
