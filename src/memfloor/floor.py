@@ -6,11 +6,11 @@ Source: arXiv 2605.30571, section 3.4.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from memfloor.errors import UsageError
-from memfloor.spec import ModelSpec, WeightFormat, Workload, kv_format, weight_format
+from memfloor.spec import ModelSpec, WeightFormat, Workload, check_context, kv_format, weight_format
 
 CONVENTIONS = ("streamed", "paper", "blocks")
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -39,7 +39,7 @@ class StepTraffic:
 
     def by_cause(self) -> dict[str, int]:
         """Return the bytes keyed by cause, in the order of the fields."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 def projections(spec: ModelSpec) -> dict[str, tuple[int, int]]:
@@ -184,38 +184,33 @@ def floor_seconds(traffic: StepTraffic, bytes_per_second: float) -> float:
     return traffic.total_bytes / bytes_per_second
 
 
-def check_context(spec: ModelSpec, context_len: int) -> None:
-    """Refuse a context the model was not made for.
-
-    Raises:
-        UsageError: The context is beyond `max_position_embeddings`.
-    """
-    if context_len > spec.max_position_embeddings:
-        raise UsageError(
-            f"context {context_len} is beyond {spec.name}'s {spec.max_position_embeddings} positions; "
-            f"allowed: 1 to {spec.max_position_embeddings}"
-        )
-
-
 def _streamed(spec: ModelSpec, workload: Workload) -> StepTraffic:
     head = matrix_format(spec, workload, "lm_head")
-    blocks = list(_block_matrices(spec, workload))
+    attention, mlp, scales = _block_bytes(spec, workload.weights)
     vectors = spec.num_hidden_layers * _vectors_per_block(spec) + spec.hidden_size
     return StepTraffic(
-        attention_weights=sum(form.weight_bytes(*shape) for name, form, shape in blocks if name in ATTENTION),
-        mlp_weights=sum(form.weight_bytes(*shape) for name, form, shape in blocks if name not in ATTENTION),
+        attention_weights=attention,
+        mlp_weights=mlp,
         head=head.weight_bytes(spec.vocab_size, spec.hidden_size),
         embedding=workload.batch * _vector_bytes(workload, spec.hidden_size),
         norms_and_biases=_vector_bytes(workload, vectors),
-        scales=sum(form.scales_bytes(*shape) for _, form, shape in blocks)
-        + head.scales_bytes(spec.vocab_size, spec.hidden_size),
+        scales=scales + head.scales_bytes(spec.vocab_size, spec.hidden_size),
         kv_read=workload.batch * _kv_read_bytes(spec, workload),
         kv_write=workload.batch * kv_bytes_per_token(spec, workload.kv),
     )
 
 
-def _block_matrices(spec: ModelSpec, workload: Workload) -> Iterator[tuple[str, WeightFormat, tuple[int, int]]]:
-    weights, shapes = weight_format(workload.weights), projections(spec)
+@lru_cache(maxsize=512)
+def _block_bytes(spec: ModelSpec, weights: str) -> tuple[int, int, int]:
+    """Return the bytes of all decoder blocks: attention weights, MLP weights, and the scales of both."""
+    blocks = list(_block_matrices(spec, weight_format(weights)))
+    attention = sum(form.weight_bytes(*shape) for name, form, shape in blocks if name in ATTENTION)
+    mlp = sum(form.weight_bytes(*shape) for name, form, shape in blocks if name not in ATTENTION)
+    return attention, mlp, sum(form.scales_bytes(*shape) for _, form, shape in blocks)
+
+
+def _block_matrices(spec: ModelSpec, weights: WeightFormat) -> Iterator[tuple[str, WeightFormat, tuple[int, int]]]:
+    shapes = projections(spec)
     for layer in range(spec.num_hidden_layers):
         for name, shape in shapes.items():
             yield name, weights.of_matrix(name, shape[1], layer, spec.num_hidden_layers), shape

@@ -132,12 +132,10 @@ def welch_half_width(ours: Sequence[float], theirs: Sequence[float], level: floa
     parts = [variance(values) / len(values) for values in (ours, theirs)]
     if not sum(parts):
         return 0.0
-    from scipy.stats import t
-
     freedom = sum(parts) ** 2 / sum(
         part**2 / (len(values) - 1) for part, values in zip(parts, (ours, theirs), strict=True)
     )
-    return float(t.ppf(1 - level / 2, freedom)) * math.sqrt(sum(parts))
+    return _t_quantile(1 - level / 2, freedom) * math.sqrt(sum(parts))
 
 
 def bootstrap_interval(numerator: Mapping[int, float], denominator: Mapping[int, float]) -> tuple[float, float] | None:
@@ -227,10 +225,16 @@ def spread_of(values: Sequence[float]) -> float | None:
 def _t_interval(values: NDArray[np.float64]) -> tuple[float, float] | None:
     if len(values) < 2:
         return None
-    from scipy.stats import t
-
-    half = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    half = _t_quantile((1 + CONFIDENCE) / 2, len(values) - 1) * stdev(values) / math.sqrt(len(values))
     return fmean(values) - half, fmean(values) + half
+
+
+@cache
+def _t_quantile(level: float, freedom: float) -> float:
+    """Return a quantile of Student's distribution, without `scipy.stats`, whose import takes half a second."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, level))
 
 
 def _mean_interval(values: NDArray[np.float64]) -> tuple[float, float] | None:

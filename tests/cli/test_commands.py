@@ -1,5 +1,6 @@
 """Every command and the shape of its `--json`."""
 
+import html
 import json
 import shutil
 
@@ -267,6 +268,52 @@ def test_unreadable_files_are_named_and_the_rest_is_read(memfloor, fake_records,
     assert set(named) == {"truncated.json", "newer.json", "unknown.json", "foreign.json"}
     assert "schema version 2" in named["newer.json"]
     assert "surprise" in named["unknown.json"]
+
+
+def _beyond(record):
+    record["cell"]["workload"]["context_len"] = record["cell"]["spec"]["max_position_embeddings"] + 1
+
+
+def _without_time(record):
+    record["taken_at"] = "yesterday"
+
+
+def _no_ceiling(record):
+    record["ceilings"][0]["pass_seconds"][0] = 0.0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (_beyond, "positions; allowed: 1 to"),
+        (_without_time, "taken_at: 'yesterday' is no time such as"),
+        (_no_ceiling, "pass_seconds.0: Input should be greater than 0"),
+    ],
+)
+@pytest.mark.parametrize("command", ["runs", "query", "query steps", "figure", "cost", "predict", "report"])
+def test_a_record_that_cannot_be_interpreted_is_left_out_and_named(
+    memfloor, fake_records, tmp_path, command, spoil, reason
+):
+    folder, page = shutil.copytree(fake_records, tmp_path / "records"), tmp_path / "report.html"
+    spoiled = folder / "spoiled.json"
+    record = json.loads(next(folder.glob("*run000*.json")).read_text())
+    spoil(record)
+    spoiled.write_text(json.dumps({**record, "record_id": "f" * 32}))
+    arguments = {
+        "runs": [folder],
+        "query": [folder, "SELECT count(*) FROM runs"],
+        "query steps": [folder, "SELECT count(*) FROM steps JOIN runs USING (record_id)"],
+        "figure": ["1", folder, "-o", tmp_path / "out"],
+        "cost": [folder],
+        "predict": ["qwen2.5-7b", "--device", "l4", "--runtime", "hf-eager", "--records", folder],
+        "report": [folder, "-o", page],
+    }
+    result = memfloor(command.split()[0], *arguments[command])
+    assert result.status == 0
+    # Escaped on the page.
+    said = html.unescape(page.read_text()) if command == "report" else result.err
+    assert str(spoiled) in said
+    assert reason in said
 
 
 def test_an_empty_folder_has_no_runs(answer, tmp_path):

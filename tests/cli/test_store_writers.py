@@ -1,11 +1,11 @@
-"""A store under eight writers at once that are killed at random loses, doubles and halves no record."""
+"""A store and its index under eight writers at once that are killed at random lose, double and halve no record."""
 
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
-from memfloor.record import Run, Store
+from memfloor.record import Run, Store, digest_of, read_digests
 
 WRITERS = Path(__file__).parent / "children" / "store_writers.py"
 SHARED = 60
@@ -29,6 +29,11 @@ def test_eight_writers_killed_at_random_lose_double_and_halve_no_record(fake_rec
             assert len(names) == len(set(names))
             assert seen <= set(names), "a record that was there is gone"
             seen, reads = set(names), reads + 1
+            digests, unreadable = read_digests(folder)
+            told = [digest.record_id for digest in digests]
+            assert unreadable == []
+            assert len(told) == len(set(told))
+            assert seen <= set(told), "a record that was there is not told by the index or the folder"
         assert writers.returncode == 0
         killed = int(writers.stdout.read())
     assert killed > 10
@@ -40,6 +45,8 @@ def test_eight_writers_killed_at_random_lose_double_and_halve_no_record(fake_rec
     kept = {record.record_id: record for record in found.every}
     assert len(kept) == len(found.every)
     assert {len(record.steps) for record in found.every} == {len(long.steps)}
+    digests, unreadable = read_digests(folder)
+    assert (digests, unreadable) == ([digest_of(record) for record in found.runs], [])
     told = [line.split() for line in acks.read_text().splitlines()]
     assert {name for _, name, _, _ in told} <= kept.keys(), "a record is lost that a writer was told is kept"
     won = Counter(name for kind, name, _, won in told if kind == "shared" and won == "True")

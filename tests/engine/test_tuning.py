@@ -8,9 +8,10 @@ import pytest
 import torch
 import triton
 
+from memfloor.cache import cache_folder
 from memfloor.engine.cuda.backend import cell_reason, launch_shapes
 from memfloor.engine.cuda.launch_shapes import RowShape, default_shapes
-from memfloor.engine.cuda.tuning import TunedHow, TunedOn, cache_folder, load_shapes, save_shapes, sources_digest
+from memfloor.engine.cuda.tuning import TunedHow, TunedOn, load_shapes, save_shapes, sources_digest
 from memfloor.errors import UsageError
 from memfloor.record import Cell
 from memfloor.spec import Workload, load_model
@@ -45,7 +46,7 @@ def cell(**options):
 
 def test_shapes_come_back_as_they_were_saved_and_the_newest_wins(tuned_on, cache):
     assert load_shapes(tuned_on) is None
-    assert save_shapes(tuned_on, DEFAULTS, HOW).parent == cache == cache_folder()
+    assert save_shapes(tuned_on, DEFAULTS, HOW).parent == cache == cache_folder("launch-shapes")
     path = save_shapes(tuned_on, TUNED, HOW)
     kept, content = load_shapes(tuned_on), json.loads(path.read_text())
     assert kept == TUNED

@@ -3,14 +3,13 @@ import pytest
 from memfloor.errors import UsageError
 from memfloor.floor import (
     CONVENTIONS,
-    check_context,
     floor_seconds,
     kv_bytes_per_token,
     parameter_count,
     projections,
     step_traffic,
 )
-from memfloor.spec import ModelSpec, Workload, load_model
+from memfloor.spec import ModelSpec, Workload, check_context, load_model
 
 QWEN_7B = load_model("qwen2.5-7b")
 

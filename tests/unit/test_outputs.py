@@ -9,7 +9,13 @@ ONE, TWO = "1" * 64, "2" * 64
 
 def seen(cell, tokens=((1,), (2,), (3,)), digest=ONE, **changes):
     fields = {"outputs": Outputs(tokens=tokens, logits_sha256=digest), **changes}
-    identity = {"record_id": "a" * 32, "session_id": "b" * 32, "taken_at": "2026", "arm": "baseline", "seed": 0}
+    identity = {
+        "record_id": "a" * 32,
+        "session_id": "b" * 32,
+        "taken_at": "2026-11-23T10:00:00+00:00",
+        "arm": "baseline",
+        "seed": 0,
+    }
     return ArmObservation(**identity, cell=cell, **fields)
 
 

@@ -1,10 +1,11 @@
 import json
+from pathlib import Path
 from statistics import median
 
 import pytest
 
 from memfloor.errors import UsageError
-from memfloor.record import CeilingReading, Cell, Protocol, Run, Step, Store
+from memfloor.record import CeilingReading, Cell, Protocol, Run, Step, Store, UnreadableFile, read_record
 from memfloor.record import store as store_module
 from memfloor.spec import ModelSpec, Workload
 
@@ -203,3 +204,39 @@ def test_what_calls_of_several_steps_say_is_per_decode_step(make_run):
     assert together.issue_seconds == pytest.approx(0.0005)
     assert together.fraction_of_ceiling(1000) == pytest.approx(8 * raw.fraction_of_ceiling(1000))
     assert [step.seconds for step in together.steps] == [step.seconds for step in raw.steps]
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "reason"),
+    [
+        (("block",), 10**30, "block"),
+        (("steps_per_call",), 10**30, "steps_per_call"),
+        (("cell", "workload", "batch"), 10**30, "batch must be 65536 or less"),
+        (("cell", "spec", "num_hidden_layers"), 10**15, "num_hidden_layers"),
+        (("cell", "spec", "num_sliding_layers"), 10**15, "sliding layers are more than all"),
+        (("ceilings", 0, "pass_seconds", 0), -1.0, "pass_seconds"),
+        (("taken_at",), "2026-02-30T00:00:00+00:00", "taken_at"),
+    ],
+)
+def test_a_number_that_no_table_can_hold_makes_no_record(make_run, where, value, reason):
+    raw = json.loads(make_run().model_dump_json())
+    place = raw
+    for part in where[:-1]:
+        place = place[part]
+    place[where[-1]] = value
+    found = read_record(json.dumps(raw).encode(), Path("spoiled.json"))
+    assert isinstance(found, UnreadableFile)
+    assert reason in found.reason
+
+
+def test_a_changed_copy_of_a_run_derives_its_figures_anew(make_run):
+    run = make_run()
+    before = run.p50_seconds
+    doubled = tuple(step.model_copy(update={"host_seconds": 2 * step.host_seconds}) for step in run.steps)
+    changed = run.model_copy(update={"steps": doubled})
+    assert changed.p50_seconds == 2 * before
+    assert run.p50_seconds == before
+    assert run.model_copy(update={"block": 9}).p50_seconds == before
+    # Nor are they a part of it.
+    assert run == make_run().model_copy(update={"record_id": run.record_id})
+    assert "p50_seconds" not in run.model_dump()

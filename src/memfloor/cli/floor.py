@@ -6,9 +6,9 @@ from cyclopts import Parameter
 
 from memfloor.cli.output import one_or_list, print_json, print_table
 from memfloor.cli.parse import parse_counts
-from memfloor.floor import CONVENTIONS, check_context, floor_seconds, step_traffic
+from memfloor.floor import CONVENTIONS, floor_seconds, step_traffic
 from memfloor.hardware import catalogue, find_device
-from memfloor.spec import ModelSpec, Workload, load_model
+from memfloor.spec import ModelSpec, Workload, check_context, load_model
 from memfloor.units import format_bandwidth, format_bytes, format_seconds
 
 THIS_MACHINE = "this-machine"

@@ -1,10 +1,12 @@
 """`memfloor runs` and `memfloor query`: look into a folder of records."""
 
+import atexit
+import gc
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -12,9 +14,6 @@ from memfloor.cli.output import print_json, print_table, print_wide_table
 from memfloor.errors import UsageError
 from memfloor.record import Cell, Contents, Failure, Run, Skip, Store, UnreadableFile
 from memfloor.report.listing import LISTING_COLUMNS, cells_of, listing_row
-
-if TYPE_CHECKING:
-    from memfloor.report.sql import Tables
 
 Records = list[Run | Failure | Skip]
 Kind = Literal[
@@ -84,35 +83,20 @@ def query(folder: Path, sql: str, /, *, json: Annotated[bool, Parameter(negative
 
 
 def _answer(folder: Path, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-    from memfloor.report.sql import run_query, run_query_of_file
+    from memfloor.report.folder_tables import tables_in
+    from memfloor.report.sql import run_query, run_query_of_files, tables_named
     from memfloor.report.sql_cache import kept_tables
 
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder with records")
-    kept = kept_tables(folder, lambda: _tables(folder))
+    names = tables_named(sql)
+    kept = kept_tables(folder, names, lambda missing: tables_in(folder, missing))
     if kept is None:
-        tables, unreadable = _tables(folder)
+        tables, unreadable = tables_in(folder, names)
         _name_unreadable(unreadable)
         return run_query(tables, sql)
     _name_unreadable(kept.unreadable)
-    return run_query_of_file(kept.path, sql)
-
-
-def _tables(folder: Path) -> "tuple[Tables, list[UnreadableFile]]":
-    from memfloor.report.afterwards import compared_in
-    from memfloor.report.sql import tables_of
-    from memfloor.report.weight_ladder import ladders_in
-
-    found = Store(folder).contents()
-    others = (
-        found.anatomies,
-        compared_in(found),
-        ladders_in(found),
-        found.of("attention").runs,
-        found.energy_runs,
-        found.control_loops,
-    )
-    return tables_of(found.runs, *others), list(found.unreadable)
+    return run_query_of_files(kept.paths, sql)
 
 
 def read_store(folder: Path) -> Records:
@@ -122,8 +106,18 @@ def read_store(folder: Path) -> Records:
 
 def read_contents(folder: Path) -> Contents:
     """Return what lies in a folder, and name on standard error every file that is not a valid record."""
-    found = Store(folder).contents()
+    found = read_quietly(folder)
     _name_unreadable(found.unreadable)
+    return found
+
+
+def read_quietly(folder: Path) -> Contents:
+    """Return what lies in a folder, for a command that says by itself what was left out."""
+    found = Store(folder).contents()
+    # It stays to the end of the command: the collector need not go through millions of its parts again and again.
+    gc.freeze()
+    # What libraries leave at the end is theirs to collect.
+    atexit.register(gc.unfreeze)
     return found
 
 

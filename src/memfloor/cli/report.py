@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from memfloor.cli.output import print_text
-from memfloor.cli.records import read_contents
+from memfloor.cli.records import read_contents, read_quietly
 from memfloor.errors import UsageError
-from memfloor.record import Contents, Store
+from memfloor.record import Contents
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,7 +29,7 @@ def report(folder: Path, /, *, out: Annotated[Path, Parameter(name=["--out", "-o
     """
     from memfloor.report.page import render_contents, write_page
 
-    write_page(render_contents(Store(folder).contents(), folder), out)
+    write_page(render_contents(read_quietly(folder), folder), out)
     print_text(f"report: {out.resolve()}")
 
 
@@ -86,7 +86,7 @@ def _draw(number: str, folder: Path) -> "Figure":
 def _draw_anatomies(number: str, folder: Path) -> "Figure":
     from memfloor.report.anatomy_figures import ANATOMY_FIGURES
 
-    anatomies = Store(folder).anatomies()
+    anatomies = read_contents(folder).anatomies
     if not anatomies:
         raise UsageError(f"{folder} holds no anatomies to draw; take one with: memfloor anatomy MODEL --out {folder}")
     return ANATOMY_FIGURES[number](anatomies)

@@ -12,13 +12,13 @@ from memfloor.experiments.comparing import identity
 from memfloor.experiments.control_job import ControlJob, asked
 from memfloor.experiments.loop_journal import LoopJournal, salvage
 from memfloor.experiments.loop_session import loop_name, loop_session
-from memfloor.floor import check_context
 from memfloor.hardware import match_driver_name
 from memfloor.measure.environment import device_name
 from memfloor.record import Cell, ControlLoop, Failure, LoopAsked, Store
 from memfloor.record.schema import OfCell
 from memfloor.report.deadlines import device_floors
 from memfloor.runtimes import Prefilling, find_runtime
+from memfloor.spec import check_context
 from memfloor.units import format_seconds
 
 WARMUP_CYCLES = 5

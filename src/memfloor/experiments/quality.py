@@ -15,9 +15,9 @@ from memfloor.experiments.ask import QUALITY_CHILD, ask
 from memfloor.experiments.comparing import identity
 from memfloor.experiments.quality_job import QualityJob
 from memfloor.experiments.session import Session
-from memfloor.floor import check_context, parameter_count
+from memfloor.floor import parameter_count
 from memfloor.record import Cell, Comparison, LogitErrors, Quality, Store
-from memfloor.spec import ModelSpec, Workload
+from memfloor.spec import ModelSpec, Workload, check_context
 from memfloor.units import format_bytes
 
 # What is called so is no path that was timed.

@@ -9,11 +9,10 @@ from typing import Any
 from memfloor.engine.checkpoint import Checkpoint
 from memfloor.errors import UsageError
 from memfloor.experiments.blocks import Plan
-from memfloor.floor import check_context
 from memfloor.measure.environment import device_name, package_versions
 from memfloor.record import Anatomy, Cell, Failure, Run, StepPart, Store
 from memfloor.runtimes import check_options, find_system
-from memfloor.spec import ModelSpec, Workload, load_model, unquantized
+from memfloor.spec import ModelSpec, Workload, check_context, load_model, unquantized
 
 DEFAULT_RUNS = {"cpu": 5, "cuda": 10}
 DEFAULT_MODELS = {"cpu": ("qwen2.5-0.5b",), "cuda": ("qwen2.5-7b", "mistral-7b-v0.3", "llama-3.1-8b")}

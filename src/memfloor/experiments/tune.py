@@ -7,11 +7,10 @@ from typing import Any
 
 from memfloor.engine.cuda import backend
 from memfloor.errors import UsageError
-from memfloor.floor import check_context
 from memfloor.measure.environment import device_info
 from memfloor.record import Cell
 from memfloor.runtimes.memory import free_bytes, require_memory
-from memfloor.spec import ModelSpec, Workload
+from memfloor.spec import ModelSpec, Workload, check_context
 
 
 @dataclass(frozen=True, slots=True)

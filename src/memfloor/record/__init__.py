@@ -3,8 +3,9 @@
 from memfloor.record.anatomy import Anatomy, Role, StepTrace, TracedKernel
 from memfloor.record.ceiling import CPU_CEILING_PASSES, STEADY_SPREAD, CeilingReading, paired_ceiling
 from memfloor.record.comparison import Arm, ArmObservation, Comparison, DifferingField, Outputs, Question
-from memfloor.record.contents import Contents, Record, UnreadableFile, read_record, record_text
+from memfloor.record.contents import Contents, Record, UnreadableFile, read_file, read_record, record_text
 from memfloor.record.control import ControlLoop, Cycles, LoopAsked
+from memfloor.record.digest import Digest, digest_of
 from memfloor.record.energy import (
     EnergyProtocol,
     EnergyReading,
@@ -13,6 +14,8 @@ from memfloor.record.energy import (
     EnergyWindow,
     MeasuredEnergy,
 )
+from memfloor.record.files import FileIdentity, files_below
+from memfloor.record.index import read_digests
 from memfloor.record.quality import LogitErrors, Quality
 from memfloor.record.schema import (
     SCHEMA_VERSION,
@@ -31,7 +34,7 @@ from memfloor.record.schema import (
     Timed,
     parse_runtime,
 )
-from memfloor.record.store import Store, read_file
+from memfloor.record.store import Store
 
 __all__ = [
     "CPU_CEILING_PASSES",
@@ -48,6 +51,7 @@ __all__ = [
     "Cycles",
     "DeviceInfo",
     "DifferingField",
+    "Digest",
     "EnergyProtocol",
     "EnergyReading",
     "EnergyRun",
@@ -55,6 +59,7 @@ __all__ = [
     "EnergyWindow",
     "Environment",
     "Failure",
+    "FileIdentity",
     "LogitErrors",
     "LoopAsked",
     "MeasuredEnergy",
@@ -76,8 +81,11 @@ __all__ = [
     "Timed",
     "TracedKernel",
     "UnreadableFile",
+    "digest_of",
+    "files_below",
     "paired_ceiling",
     "parse_runtime",
+    "read_digests",
     "read_file",
     "read_record",
     "record_text",

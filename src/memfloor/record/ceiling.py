@@ -1,6 +1,7 @@
 """Readings of the read-only bandwidth, and what two of them around a step say of it."""
 
 from statistics import median
+from typing import Annotated
 
 from pydantic import Field
 
@@ -11,6 +12,9 @@ from memfloor.record.frozen import Frozen
 CPU_CEILING_PASSES = 2
 # What lies between two readings that differ by more than this was taken while bandwidth changed.
 STEADY_SPREAD = 1.1
+
+
+Seconds = Annotated[float, Field(gt=0)]
 
 
 class CeilingReading(Frozen):
@@ -25,7 +29,7 @@ class CeilingReading(Frozen):
 
     after_steps: int = Field(ge=0)
     pass_bytes: int = Field(gt=0)
-    pass_seconds: tuple[float, ...] = Field(min_length=1)
+    pass_seconds: tuple[Seconds, ...] = Field(min_length=1)
     method: str
 
     @property

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from memfloor.record.anatomy import StepTrace
-from memfloor.record.frozen import Frozen
+from memfloor.record.frozen import MOST, Frozen
 from memfloor.record.schema import Cell, Protocol, Stored
 
 Arm = Literal["baseline", "candidate"]
@@ -37,7 +37,7 @@ class Comparison(Stored):
     question: Question
     baseline: Cell
     candidate: Cell
-    planned_runs: int = Field(ge=1)
+    planned_runs: int = Field(ge=1, le=MOST)
     protocol: Protocol
     seed: int
     margin: float = Field(gt=0, lt=1)

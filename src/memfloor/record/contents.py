@@ -87,6 +87,14 @@ class Contents:
         return [record for record in self.every if isinstance(record, ControlLoop)]
 
 
+def read_file(path: Path) -> Record | UnreadableFile:
+    """Return the record that a file holds, or why it holds none."""
+    try:
+        return read_record(path.read_bytes(), path)
+    except OSError as error:
+        return UnreadableFile(path, f"not readable as JSON: {error}")
+
+
 def record_text(record: Record) -> str:
     """Return a record as its file holds it."""
     # A trace has a thousand kernels: a number per line would be most of the file.

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from memfloor.record.ceiling import CeilingReading
 from memfloor.record.frozen import Frozen
 from memfloor.record.schema import Environment, ObservedPath, OfCell
+from memfloor.spec import check_context
 
 Value = TypeVar("Value")
 
@@ -40,8 +41,8 @@ class Cycles(Frozen):
 
     @model_validator(mode="after")
     def _one_of_each_cycle(self) -> Self:
-        given = self.late_seconds, self.prefill_seconds, self.device_decode_seconds, *self.facts.values()
-        columns = self.decode_seconds, self.busy_seconds, *filter(None, given)
+        given = self.late_seconds, self.prefill_seconds, self.device_decode_seconds
+        columns = self.decode_seconds, self.busy_seconds, *self.facts.values(), *filter(None, given)
         if any(len(column) != len(self.ticks) for column in columns):
             raise ValueError(f"not every column has a value for each of {len(self.ticks)} cycles")
         if any(after <= before for before, after in pairwise(self.ticks)):
@@ -116,6 +117,7 @@ class ControlLoop(LoopAsked):
             raise ValueError(f"no cycle follows {self.warmup_cycles} for warming up")
         if (self.path is None or len(self.ceilings) < 2) and self.interrupted is None:
             raise ValueError("a loop that was not interrupted has an observed path and a ceiling after it")
+        check_context(self.cell.spec, self.cell.workload.context_len + self.steps)
         return self
 
     def counted(self, column: Sequence[Value]) -> Sequence[Value]:

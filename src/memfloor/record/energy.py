@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from memfloor.record.frozen import Frozen
+from memfloor.record.frozen import MOST, Frozen
 from memfloor.record.schema import DeviceInfo, Environment, ObservedPath, OfCell, Reading
 
 # What a sensor gives: the energy since some moment, or the power of now.
@@ -105,9 +105,9 @@ class MeasuredEnergy(Frozen):
     idle_before: EnergyWindow
     decoding: EnergyWindow
     idle_after: EnergyWindow
-    calls: int = Field(ge=1)
-    steps_per_call: int = Field(default=1, ge=1)
-    start_len: int = Field(ge=0)
+    calls: int = Field(ge=1, le=MOST)
+    steps_per_call: int = Field(default=1, ge=1, le=MOST)
+    start_len: int = Field(ge=0, le=MOST)
     span_calls: int = Field(ge=1)
     rewinds: int = Field(ge=0)
     rewind_seconds: float = Field(ge=0)

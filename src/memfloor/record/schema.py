@@ -1,19 +1,23 @@
 """The schema of a record: raw facts of one run, one failure or one skip; everything else is derived when reading."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
 from itertools import pairwise
 from statistics import median
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from memfloor.errors import UsageError
 from memfloor.record.ceiling import CPU_CEILING_PASSES, CeilingReading, paired_ceiling
-from memfloor.record.frozen import Frozen
-from memfloor.spec import ModelSpec, Workload
+from memfloor.record.frozen import MOST, Frozen
+from memfloor.spec import ModelSpec, Workload, check_context
 
 SCHEMA_VERSION = 1
+UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?\+00:00")
 
 # A sensor that cannot answer is recorded in its own words, never as a zero.
 Reading = float | str
@@ -219,11 +223,19 @@ class Stored(Frozen):
     session_id: str = Field(pattern=r"^[0-9a-f]{32}$")
     taken_at: str
 
+    @field_validator("taken_at")
+    @classmethod
+    def _is_a_time_in_utc(cls, value: str) -> str:
+        if not UTC_TIME.fullmatch(value):
+            raise ValueError(f"{value!r} is no time such as 2026-11-28T05:00:00.000+00:00")
+        datetime.fromisoformat(value)
+        return value
+
 
 class OfCell(Stored):
     """Belong to one cell and one block of its session."""
 
-    block: int = Field(ge=0)
+    block: int = Field(ge=0, le=MOST)
     seed: int | None = None
     cell: Cell
 
@@ -254,7 +266,7 @@ class Timed(OfCell):
     """
 
     protocol: Protocol
-    steps_per_call: int = Field(default=1, ge=1)
+    steps_per_call: int = Field(default=1, ge=1, le=MOST)
     steps: tuple[Step, ...]
     ceilings: tuple[CeilingReading, ...] = Field(min_length=2)
     environment: Environment
@@ -266,7 +278,12 @@ class Timed(OfCell):
             raise ValueError("no timed step lies between two readings of the ceiling")
         return self
 
-    @property
+    @model_validator(mode="after")
+    def _is_within_its_model(self) -> Self:
+        check_context(self.cell.spec, self.cell.workload.context_len)
+        return self
+
+    @cached_property
     def step_seconds(self) -> tuple[float, ...]:
         """Return the timed steps, by the device's clock where there is one."""
         return tuple(step.seconds / self.steps_per_call for step in self.steps if step.phase == "timed")
@@ -277,12 +294,12 @@ class Timed(OfCell):
         issued = [step.issue_seconds for step in self.steps if step.phase == "timed" and step.issue_seconds]
         return median(issued) / self.steps_per_call if issued else None
 
-    @property
+    @cached_property
     def p50_seconds(self) -> float:
         """Return the median timed step, the study's statistic."""
         return median(self.step_seconds)
 
-    @property
+    @cached_property
     def ceiling_bytes_per_second(self) -> float:
         """Return the paired ceiling: the median of its readings before, between and after the timed steps."""
         return median(reading.bytes_per_second for reading in self.ceilings)
@@ -293,9 +310,13 @@ class Timed(OfCell):
         The share is formed part by part, the median step of a part against the passes right before and after it, and
         their median is returned. Parts while bandwidth changed are left out unless all of them are.
         """
+        return median(step_bytes / seconds / rate for seconds, rate in self._steady_parts)
+
+    @cached_property
+    def _steady_parts(self) -> list[tuple[float, float]]:
         parts = list(self.parts())
         steady = [part for part in parts if part.steady] or parts
-        return median(step_bytes / part.step_seconds / part.ceiling_bytes_per_second for part in steady)
+        return [(part.step_seconds, part.ceiling_bytes_per_second) for part in steady]
 
     def parts(self) -> Iterator[Part]:
         """Give the parts that hold a timed step, in order."""

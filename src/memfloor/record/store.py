@@ -3,6 +3,7 @@
 import gc
 import os
 import re
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,9 @@ from pathlib import Path
 from memfloor.errors import UsageError
 from memfloor.record.anatomy import Anatomy
 from memfloor.record.comparison import ArmObservation, Comparison
-from memfloor.record.contents import Contents, Record, UnreadableFile, read_record, record_text
+from memfloor.record.contents import Contents, Record, UnreadableFile, read_file, record_text
+from memfloor.record.files import CLOCK_NS, files_below, identity_of
+from memfloor.record.index import note
 from memfloor.record.quality import Quality
 from memfloor.record.schema import Failure, Run, Skip
 
@@ -82,9 +85,15 @@ class Store:
             with draft.open("w", encoding="utf-8") as file:
                 file.write(record_text(record) + "\n")
                 file.flush()
+                # Dated back, so that a change however soon after it gives the file another time.
+                os.utime(file.fileno(), ns=(time.time_ns() - CLOCK_NS,) * 2)
                 os.fsync(file.fileno())
-            yield draft
-            _sync_folder(self.folder)
+                yield draft
+                _sync_folder(self.folder)
+                # The link that a record was made by would count as a change of it.
+                draft.unlink(missing_ok=True)
+                # Of this file, even if another writer has put one in its place.
+                note(path, identity_of(os.fstat(file.fileno())), record)
         except FileExistsError:
             raise
         except OSError as error:
@@ -158,8 +167,7 @@ class Store:
 
     def files(self) -> Iterator[Path]:
         """Give the files below the folder that may be records, in order; no folder that is a link is entered."""
-        # Hidden files are drafts of a writer that is still at work or was killed.
-        return (path for path in sorted(self.folder.rglob("*.json")) if not path.name.startswith("."))
+        return iter(sorted(Path(path) for path, _ in files_below(str(self.folder))))
 
 
 @contextmanager
@@ -175,14 +183,6 @@ def _no_collection() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def read_file(path: Path) -> Record | UnreadableFile:
-    """Return the record that a file holds, or why it holds none."""
-    try:
-        return read_record(path.read_bytes(), path)
-    except OSError as error:
-        return UnreadableFile(path, f"not readable as JSON: {error}")
 
 
 def file_stem(record: Record) -> str:

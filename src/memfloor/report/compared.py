@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from memfloor.record import ArmObservation, Cell, Comparison, Failure, Run, Skip, StepTrace
@@ -15,7 +16,7 @@ from memfloor.stats import Ratio, bootstrap_interval, paired_ratio
 Records = Sequence[Run | Failure | Skip]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Compared:
     """Hold what the records say of one comparison.
 
@@ -54,7 +55,7 @@ class Compared:
             return None
         return "confounded" if self.confounders else "isolated"
 
-    @property
+    @cached_property
     def alarms(self) -> list[str]:
         """Return why the figures of an arm are not to be believed as they stand, if anything says so."""
         arms = ("baseline", self.baseline_runs), ("candidate", self.candidate_runs)
@@ -75,7 +76,7 @@ class Compared:
         """Return the share by which the arms may differ and be called equivalent."""
         return self.comparison.margin if self.comparison else DEFAULT_MARGIN
 
-    @property
+    @cached_property
     def p50_seconds(self) -> tuple[dict[int, float], dict[int, float]]:
         """Return the median step of each arm's runs, by block."""
         ours, theirs = (
@@ -83,13 +84,13 @@ class Compared:
         )
         return ours, theirs
 
-    @property
+    @cached_property
     def blocks(self) -> list[int]:
         """Return the blocks that both arms have."""
         ours, theirs = self.p50_seconds
         return sorted(ours.keys() & theirs.keys())
 
-    @property
+    @cached_property
     def bootstrap95(self) -> tuple[float, float] | None:
         """Return the study's interval of the ratio, a bootstrap over blocks; None where there are not two."""
         return bootstrap_interval(*self.p50_seconds) if len(self.blocks) > 1 else None

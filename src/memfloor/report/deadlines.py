@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from memfloor.errors import UsageError
-from memfloor.floor import check_context, decode_bytes, prompt_bytes, prompt_flop
+from memfloor.floor import decode_bytes, prompt_bytes, prompt_flop
 from memfloor.hardware import MemorySystem
-from memfloor.spec import ModelSpec, Workload, weight_format
+from memfloor.spec import ModelSpec, Workload, check_context, weight_format
 from memfloor.units import format_bandwidth, format_flop_rate, format_percent, format_seconds
 
 FLOOR_COLUMNS = (

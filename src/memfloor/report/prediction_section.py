@@ -58,12 +58,15 @@ def prediction_section(summaries: Sequence[CellSummary]) -> str:
 
 def predictions_of(summaries: Sequence[CellSummary]) -> list[Predicted]:
     """Return the runtimes that were seen on most devices, and what is expected of them elsewhere."""
-    labels = dict.fromkeys(runtime_label(item.cell) for item in summaries if item.cell.workload.batch == 1)
-    seen = {label: observations(label, summaries) for label in labels}
+    cells: dict[str, list[CellSummary]] = defaultdict(list)
+    for item in summaries:
+        if item.cell.workload.batch == 1:
+            cells[runtime_label(item.cell)].append(item)
+    seen = {label: observations(label, alone) for label, alone in cells.items()}
     # The study's steps serve a model, and are no reason for one.
-    enough = [label for label in labels if seen_enough([at for at in seen[label] if at.origin == "measured"])]
+    enough = [label for label in cells if seen_enough([at for at in seen[label] if at.origin == "measured"])]
     widest = sorted(enough, key=lambda label: -len({item.device for item in seen[label]}))[:MOST_RUNTIMES]
-    return [_predicted(label, seen[label], summaries) for label in widest]
+    return [_predicted(label, seen[label], cells[label]) for label in widest]
 
 
 def left_out_rows(result: Prediction) -> list[list[str]]:
@@ -90,9 +93,9 @@ def model_sentence(result: Prediction) -> str:
     )
 
 
-def _predicted(label: str, seen: Sequence[Observation], summaries: Sequence[CellSummary]) -> Predicted:
+def _predicted(label: str, seen: Sequence[Observation], alone: Sequence[CellSummary]) -> Predicted:
     # What is expected elsewhere can be set beside what was seen.
-    cell = _most_shared([item for item in summaries if runtime_label(item.cell) == label])
+    cell = _most_shared(alone)
     known = {item.device for item in seen}
     places = [
         point(cell.spec, cell.workload, name, device.peak_bytes_per_second)
@@ -103,9 +106,8 @@ def _predicted(label: str, seen: Sequence[Observation], summaries: Sequence[Cell
     return Predicted(label, cell, within, tuple(elsewhere))
 
 
-def _most_shared(summaries: Sequence[CellSummary]) -> Cell:
+def _most_shared(alone: Sequence[CellSummary]) -> Cell:
     devices: dict[tuple[str, int], set[str]] = defaultdict(set)
-    alone = [item for item in summaries if item.cell.workload.batch == 1]
     for item in alone:
         devices[item.cell.spec.name, item.cell.workload.context_len].add(item.device_name)
     best = max(alone, key=lambda item: len(devices[item.cell.spec.name, item.cell.workload.context_len]))

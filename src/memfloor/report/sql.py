@@ -1,10 +1,12 @@
 """SQL over the valid records of a store, through an in-memory DuckDB that can touch nothing else."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 
 from memfloor.errors import UsageError
 from memfloor.record import Anatomy, ControlLoop, EnergyRun, Failure, Run, Skip
@@ -40,6 +42,8 @@ COLUMNS: dict[str, Columns] = {
     "control_loops": CONTROL_LOOPS,
     "cycles": CYCLES,
 }
+# What a query about the tables themselves has in it.
+ABOUT_TABLES = re.compile("duckdb_|information_schema|pragma|pg_|sqlite_", re.IGNORECASE)
 
 
 def tables_of(
@@ -76,6 +80,20 @@ def tables_of(
     return {name: (columns, rows[name]) for name, columns in COLUMNS.items()}
 
 
+def tables_named(sql: str) -> list[str]:
+    """Return the tables that a query reads, or all where that cannot be told."""
+    with duckdb.connect(":memory:") as connection:
+        _lock(connection)
+        for name, columns in COLUMNS.items():
+            _declare(connection, name, columns)
+        try:
+            named = {name.lower() for name in connection.get_table_names(sql)}
+        except duckdb.Error:
+            named = set()
+    is_told = named and named <= COLUMNS.keys() and not ABOUT_TABLES.search(sql)
+    return [name for name in COLUMNS if name in named or not is_told]
+
+
 def run_query(tables: Tables, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Answer one SELECT over tables.
 
@@ -91,17 +109,21 @@ def run_query(tables: Tables, sql: str) -> tuple[list[str], list[tuple[Any, ...]
         return _answer(connection, sql)
 
 
-def run_query_of_file(path: Path, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Answer one SELECT over the tables that a file of DuckDB keeps, as `run_query` does; the file stays as it is.
+def run_query_of_files(paths: Mapping[str, Path], sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Answer one SELECT over tables that files of DuckDB keep, as `run_query` does; the files stay as they are.
+
+    Args:
+        paths: The file of each table.
+        sql: The query.
 
     Raises:
         UsageError: DuckDB refuses the query, with its reason.
     """
     with duckdb.connect(":memory:") as connection:
-        quoted = str(path).replace("'", "''")
-        connection.execute(f"ATTACH '{quoted}' AS kept (READ_ONLY)")
-        for name in COLUMNS:
-            connection.execute(f"CREATE VIEW {name} AS SELECT * FROM kept.{name}")
+        for name, path in paths.items():
+            quoted = str(path).replace("'", "''")
+            connection.execute(f"ATTACH '{quoted}' AS kept_{name} (READ_ONLY)")
+            connection.execute(f"CREATE VIEW {name} AS SELECT * FROM kept_{name}.{name}")
         return _answer(connection, sql)
 
 
@@ -112,8 +134,7 @@ def fill(connection: duckdb.DuckDBPyConnection, tables: Tables) -> None:
 
 
 def _answer(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-    connection.execute("SET enable_external_access = false")
-    connection.execute("SET lock_configuration = true")
+    _lock(connection)
     try:
         cursor = connection.execute(sql)
         names = [column[0] for column in cursor.description or []]
@@ -123,12 +144,26 @@ def _answer(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[list[str],
         raise UsageError(f"{str(error).splitlines()[0]}; tables: {known}") from error
 
 
-def _load(connection: duckdb.DuckDBPyConnection, table: str, columns: Columns, rows: Iterable[Row]) -> None:
+def _lock(connection: duckdb.DuckDBPyConnection) -> None:
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+
+
+def _declare(connection: duckdb.DuckDBPyConnection, table: str, columns: Columns) -> None:
     declared = ", ".join(f"{name} {kind}" for name, kind in columns.items())
     connection.execute(f"CREATE TABLE {table} ({declared})")
-    by_column = list(rows)
-    if by_column:
-        values = [[row.get(name) for row in by_column] for name in columns]
-        # One list per column: an INSERT per row would take seconds for ten thousand records.
-        unnested = ", ".join(f"unnest(?::{kind}[])" for kind in columns.values())
-        connection.execute(f"INSERT INTO {table} SELECT {unnested}", values)
+
+
+def _load(connection: duckdb.DuckDBPyConnection, table: str, columns: Columns, rows: Iterable[Row]) -> None:
+    _declare(connection, table, columns)
+    given = list(rows)
+    if not given:
+        return
+    # One array per column: an INSERT per row would take seconds for ten thousand records.
+    values = {name: np.array([row.get(name) for row in given], dtype=object) for name in columns}
+    # The type of an array is that of all its values, not of a sample.
+    connection.execute(f"SET pandas_analyze_sample = {len(given) + 1}")
+    connection.register("given", values)
+    cast = ", ".join(f"{name}::{kind}" for name, kind in columns.items())
+    connection.execute(f"INSERT INTO {table} SELECT {cast} FROM given")
+    connection.unregister("given")

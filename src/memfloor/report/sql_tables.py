@@ -1,11 +1,13 @@
 """The tables that SQL sees of a folder: their columns, and a row of each from its records."""
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from memfloor.floor import CONVENTIONS
-from memfloor.record import Anatomy, Cell, ControlLoop, EnergyRun, Failure, Run, Skip, Timed
+from memfloor.record import Anatomy, Cell, ControlLoop, Digest, EnergyRun, Failure, Run, Skip, Timed, digest_of
 from memfloor.report.breakdown import EXCESS, IDLE, entries_of
+from memfloor.report.by_cell import cell_json
 from memfloor.report.compared import Compared
 from memfloor.report.matching import match_steps
 from memfloor.report.summary import floor_bytes
@@ -37,6 +39,18 @@ OF_CELL = {
     "block": "BIGINT",
     "device": "VARCHAR",
 }
+# What a record says of itself, and a digest of its figures.
+NAMED = ("record_id", "session_id", "taken_at", "kind", "block")
+DIGESTED = (
+    *NAMED,
+    "device",
+    "reason",
+    "steps_per_call",
+    "p50_seconds",
+    "ceiling_bytes_per_second",
+    "foreign_load",
+    "git_commit",
+)
 TIMED = {
     "steps_per_call": "BIGINT",
     "p50_seconds": "DOUBLE",
@@ -104,10 +118,36 @@ COMPARISONS: Columns = {
 
 def run_row(record: Run | Failure | Skip) -> Row:
     """Return the row of `runs` for a run, or for what there is in place of one."""
-    if isinstance(record, Run):
-        return cell_columns(record) | _timed(record)
-    reason = record.reason if isinstance(record, Skip) else f"{record.cause}: {record.last_words}"
-    return cell_columns(record) | {"reason": reason, "device": record.device.name if record.device else None}
+    return _digest_row(digest_of(record))
+
+
+def digest_row(digest: Digest) -> Row | None:
+    """Return the same by its digest; None for a run of another part of a step."""
+    return _digest_row(digest) if _cell(digest.cell).part == "step" else None
+
+
+def _digest_row(digest: Digest) -> Row:
+    row = _names(digest.cell) | {name: getattr(digest, name) for name in DIGESTED}
+    if digest.fraction_of_ceiling is None:
+        return row
+    traffic = _traffic(digest.cell)
+    return row | traffic | {"fraction_of_ceiling": traffic["streamed_bytes"] * digest.fraction_of_ceiling}
+
+
+# Thousands of runs are of a few hundred cells.
+@lru_cache(maxsize=8192)
+def _cell(text: str) -> Cell:
+    return Cell.model_validate_json(text)
+
+
+@lru_cache(maxsize=8192)
+def _names(text: str) -> Row:
+    return _name_cell(_cell(text))
+
+
+@lru_cache(maxsize=8192)
+def _traffic(text: str) -> Row:
+    return _bytes(_cell(text))
 
 
 def step_rows(record: Run | Failure | Skip) -> Iterator[Row]:
@@ -146,7 +186,8 @@ def comparison_row(compared: Compared) -> Row:
     row: Row = {"confounders": "; ".join(compared.confounders), "margin": compared.margin, "null_claim": compared.null}
     row |= {name: getattr(compared, name) for name in ("verdict", "isolation", "outputs")}
     row |= {"baseline": compared.baseline.runtime_text, "candidate": compared.candidate.runtime_text}
-    row |= _workload(compared.baseline)
+    names = cell_json(compared.baseline)
+    row |= {name: names[name] for name in ("model", "context_len", "batch")}
     if said:
         row |= {name: getattr(said, name) for name in ("record_id", "session_id", "question")}
         row |= {"planned_blocks": said.planned_runs}
@@ -159,36 +200,29 @@ def comparison_row(compared: Compared) -> Row:
     return row
 
 
-def _workload(cell: Cell) -> Row:
-    return {"model": cell.spec.name, "context_len": cell.workload.context_len, "batch": cell.workload.batch}
-
-
-def cell_columns(record: Run | Failure | Skip | Anatomy | EnergyRun | ControlLoop) -> Row:
+def cell_columns(record: Anatomy | Run | EnergyRun | ControlLoop) -> Row:
     """Return what a row of any record of a cell begins with."""
-    cell = record.cell
-    return _workload(cell) | {
-        "record_id": record.record_id,
-        "session_id": record.session_id,
-        "taken_at": record.taken_at,
-        "kind": record.kind,
-        "runtime": cell.runtime,
-        "options": ",".join(f"{key}={value}" for key, value in sorted(cell.options.items())),
-        "arm": cell.arm,
-        "weights": cell.workload.weights,
-        "kv": cell.workload.kv,
-        "block": record.block,
-    }
+    return _name_cell(record.cell) | {name: getattr(record, name) for name in NAMED}
+
+
+def _name_cell(cell: Cell) -> Row:
+    options = ",".join(f"{key}={value}" for key, value in sorted(cell.options.items()))
+    return cell_json(cell) | {"options": options, "arm": cell.arm, "kv": cell.workload.kv}
+
+
+def _bytes(cell: Cell) -> Row:
+    return {f"{name}_bytes": total for name, total in floor_bytes(cell).items()}
 
 
 def _timed(taken: Timed) -> Row:
-    traffic = floor_bytes(taken.cell)
+    traffic = _bytes(taken.cell)
     return {
         "device": taken.environment.device.name,
         "steps_per_call": taken.steps_per_call,
         "p50_seconds": taken.p50_seconds,
         "ceiling_bytes_per_second": taken.ceiling_bytes_per_second,
-        **{f"{name}_bytes": total for name, total in traffic.items()},
-        "fraction_of_ceiling": taken.fraction_of_ceiling(traffic["streamed"]),
+        **traffic,
+        "fraction_of_ceiling": taken.fraction_of_ceiling(traffic["streamed_bytes"]),
         "foreign_load": taken.environment.foreign_load,
         "git_commit": taken.environment.git_commit,
     }

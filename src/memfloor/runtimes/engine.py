@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from memfloor.engine.cpu import backend as cpu
 from memfloor.engine.cuda import backend as cuda
 from memfloor.errors import UsageError
-from memfloor.floor import check_context
 from memfloor.record import Cell, ObservedPath, Outputs
 from memfloor.runtimes.memory import require_memory
 from memfloor.runtimes.protocol import DecodeRequest, TracedParts
+from memfloor.spec import check_context
 
 if TYPE_CHECKING:
     from memfloor.engine.decode import Decoder

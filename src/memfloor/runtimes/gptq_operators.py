@@ -1,10 +1,10 @@
 """The operator libraries behind GPTQModel's kernels: compiled by it at first use, or brought along ready-built."""
 
-import os
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from memfloor.cache import cache_folder
 from memfloor.errors import UsageError
 from memfloor.runtimes.gptq_kernels import KERNELS, Kernel
 
@@ -16,8 +16,7 @@ def extension_name(kernel: Kernel, dtype: str) -> str | None:
 
 def operators_file(extension: str) -> Path:
     """Return where a ready-built library belongs, by the name of GPTQModel's own build, below the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "memfloor" / "gptqmodel" / f"gptqmodel_{extension}_ops.so"
+    return cache_folder("gptqmodel") / f"gptqmodel_{extension}_ops.so"
 
 
 def operators_reason(name: str, dtype: str) -> str | None:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from memfloor.engine.checkpoint import Checkpoint
 from memfloor.engine.cpu.native import allowed_cpus
 from memfloor.errors import UsageError
-from memfloor.floor import check_context
 from memfloor.record import Cell, ObservedPath
 from memfloor.runtimes.gguf_file import (
     ARCHITECTURES,
@@ -26,7 +25,7 @@ from memfloor.runtimes.gguf_file import (
 from memfloor.runtimes.memory import require_memory
 from memfloor.runtimes.one_call import OneCallRuntime
 from memfloor.runtimes.protocol import DecodeRequest
-from memfloor.spec import ModelSpec
+from memfloor.spec import ModelSpec, check_context
 
 if TYPE_CHECKING:
     from memfloor.runtimes.llama_context import ContextSettings, LlamaContext, LlamaModel

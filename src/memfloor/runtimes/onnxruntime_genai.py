@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 
 from memfloor.engine.cpu.native import allowed_cpus
 from memfloor.errors import UsageError
-from memfloor.floor import check_context
 from memfloor.record import Cell, ObservedPath
 from memfloor.runtimes.hf import load_model
 from memfloor.runtimes.library import first_missing
 from memfloor.runtimes.memory import require_memory
 from memfloor.runtimes.one_call import OneCallRuntime
 from memfloor.runtimes.protocol import DecodeRequest
-from memfloor.spec import unquantized
+from memfloor.spec import check_context, unquantized
 
 LIBRARIES = ("onnxruntime_genai", "onnx", "onnx_ir", "torch", "transformers")
 # The release whose builder and generator were tried.

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from memfloor.engine.cpu.native import allowed_cpus
 from memfloor.engine.rope import rope_reason
 from memfloor.errors import UsageError
-from memfloor.floor import check_context, projections
+from memfloor.floor import projections
 from memfloor.record import Cell, ObservedPath
 from memfloor.runtimes.library import first_missing
 from memfloor.runtimes.memory import require_memory
 from memfloor.runtimes.one_call import OneCallRuntime
 from memfloor.runtimes.openvino_weights import COMPRESSIONS, build_model
 from memfloor.runtimes.protocol import DecodeRequest
-from memfloor.spec import unquantized
+from memfloor.spec import check_context, unquantized
 
 if TYPE_CHECKING:
     import openvino

@@ -10,7 +10,7 @@ from memfloor.spec.formats import (
     weight_format_names,
 )
 from memfloor.spec.load import from_hf_config, load_model, model_names
-from memfloor.spec.model import KNOWN_MODEL_TYPES, ModelSpec
+from memfloor.spec.model import KNOWN_MODEL_TYPES, ModelSpec, check_context
 from memfloor.spec.workload import Workload
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "ModelSpec",
     "WeightFormat",
     "Workload",
+    "check_context",
     "from_hf_config",
     "kv_format",
     "kv_format_names",

@@ -4,6 +4,10 @@ from hashlib import sha256
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from memfloor.errors import UsageError
+
+# Far beyond any model, and so few that every count of bytes is one of 64 bits.
+MOST_DEEP, MOST_WIDE, MOST_WORDS = 2**12, 2**20, 2**24
 KNOWN_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
 
@@ -17,13 +21,13 @@ class ModelSpec(BaseModel):
 
     name: str
     model_type: str
-    hidden_size: int = Field(gt=0)
-    intermediate_size: int = Field(gt=0)
-    num_hidden_layers: int = Field(gt=0)
-    num_attention_heads: int = Field(gt=0)
-    num_key_value_heads: int = Field(gt=0)
-    head_dim: int = Field(gt=0)
-    vocab_size: int = Field(gt=0)
+    hidden_size: int = Field(gt=0, le=MOST_WIDE)
+    intermediate_size: int = Field(gt=0, le=MOST_WIDE)
+    num_hidden_layers: int = Field(gt=0, le=MOST_DEEP)
+    num_attention_heads: int = Field(gt=0, le=MOST_DEEP)
+    num_key_value_heads: int = Field(gt=0, le=MOST_DEEP)
+    head_dim: int = Field(gt=0, le=MOST_DEEP)
+    vocab_size: int = Field(gt=0, le=MOST_WORDS)
     tie_word_embeddings: bool
     max_position_embeddings: int = Field(gt=0)
     rms_norm_eps: float = Field(gt=0)
@@ -62,4 +66,19 @@ class ModelSpec(BaseModel):
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of "
                 f"num_key_value_heads {self.num_key_value_heads}"
             )
+        if self.num_sliding_layers > self.num_hidden_layers:
+            raise ValueError(f"{self.num_sliding_layers} sliding layers are more than all {self.num_hidden_layers}")
         return self
+
+
+def check_context(spec: ModelSpec, context_len: int) -> None:
+    """Refuse a context the model was not made for.
+
+    Raises:
+        UsageError: The context is beyond `max_position_embeddings`.
+    """
+    if context_len > spec.max_position_embeddings:
+        raise UsageError(
+            f"context {context_len} is beyond {spec.name}'s {spec.max_position_embeddings} positions; "
+            f"allowed: 1 to {spec.max_position_embeddings}"
+        )

@@ -5,6 +5,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from memfloor.errors import UsageError, first_problem
 from memfloor.spec.formats import kv_format, unquantized, weight_format
 
+MOST_TOKENS, MOST_SEQUENCES = 2**48, 2**16
+
 
 class Workload(BaseModel):
     """Fix what one decode step works on.
@@ -29,8 +31,12 @@ class Workload(BaseModel):
     def _check(self) -> "Workload":
         if self.context_len < 1:
             raise UsageError(f"context must be 1 token or more, not {self.context_len}")
+        if self.context_len > MOST_TOKENS:
+            raise UsageError(f"context must be {MOST_TOKENS} tokens or less, not {self.context_len}")
         if self.batch < 1:
             raise UsageError(f"batch must be 1 or more, not {self.batch}")
+        if self.batch > MOST_SEQUENCES:
+            raise UsageError(f"batch must be {MOST_SEQUENCES} or less, not {self.batch}")
         weight_format(self.weights)
         weight_format(self.head)
         kv_format(self.kv)

@@ -6,7 +6,6 @@ record of a run names the shapes themselves.
 
 import hashlib
 import json
-import os
 import re
 import uuid
 from dataclasses import asdict, dataclass, fields
@@ -16,6 +15,7 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from memfloor.cache import cache_folder
 from memfloor.engine import kernels
 from memfloor.engine.cuda.launch_shapes import LaunchShapes
 from memfloor.errors import UsageError, first_problem
@@ -86,7 +86,7 @@ class TunedOn:
         """Return the file of its shapes."""
         digest = hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:12]
         readable = re.sub(r"[^A-Za-z0-9.]+", "-", f"{self.device} {self.weights} {self.head} {self.kv}")
-        return cache_folder() / f"{readable}-{digest}.json"
+        return cache_folder("launch-shapes") / f"{readable}-{digest}.json"
 
 
 def sources_digest(folder: Path) -> str:
@@ -95,11 +95,6 @@ def sources_digest(folder: Path) -> str:
     for path in sorted(folder.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
-
-
-def cache_folder() -> Path:
-    """Return the user's folder of tuned launch shapes, below `XDG_CACHE_HOME` where that is set."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "memfloor" / "launch-shapes"
 
 
 @dataclass(frozen=True, slots=True)
