@@ -144,6 +144,26 @@ def test_default_shapes_fit_registers_and_leave_few_lanes_and_multiprocessors_id
     assert joined <= 128 * 128
 
 
+@pytest.mark.parametrize("weights", FORMATS)
+@pytest.mark.parametrize("size", SIZES)
+def test_no_lane_is_without_a_load_of_a_packed_row(size, weights):
+    spec = sized(*SIZES[size])
+    shapes, row = default_shapes(spec, 132, weights, weights), next_power_of_two(spec.hidden_size)
+    blocks = {"o_proj": shapes.o_proj.block_k, "down_proj": shapes.down_proj.block_k}
+    for op in ("qkv", "gate_up", "head", "o_proj", "down_proj"):
+        warps, block = getattr(shapes, op).warps, blocks.get(op, row)
+        assert warps >= 1
+        assert weights == "bf16" or warps * 32 * 128 <= block * weight_format(weights).bits
+
+
+@pytest.mark.parametrize(("hidden", "weights", "least"), [(256, "int8", 384), (640, "int4-g128", 768)])
+def test_rows_too_short_for_the_lanes_of_a_warp_are_refused(hidden, weights, least):
+    spec = sized(hidden, 4096, 8, 2, 128)
+    with pytest.raises(UsageError, match=f"rows of {hidden} numbers are too short for {weights} on a GPU, .* {least}"):
+        default_shapes(spec, 132, weights)
+    assert default_shapes(spec, 132).qkv.warps == 4
+
+
 def test_shapes_are_cut_down_to_what_runs():
     spec = sized(256, 320, 4, 2, 16)
     wide = LaunchShapes(

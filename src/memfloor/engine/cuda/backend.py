@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memfloor.engine.cuda.launch_shapes import refuse_model
+from memfloor.engine.cuda.launch_shapes import refuse_model, refuse_short_row
 from memfloor.engine.random_tensors import random_prompt
 from memfloor.engine.rope import rope_reason
 from memfloor.errors import UsageError
@@ -150,7 +150,7 @@ def _format_reason(cell: Cell) -> str | None:
     for name, columns in used.items():
         if name not in FORMATS:
             return f"weight format {name} is not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-        problems = [refuse_columns(name, count) for count in sorted(columns)]
+        problems = [refuse(name, count) for count in sorted(columns) for refuse in (refuse_columns, refuse_short_row)]
         if any(problems):
             return next(filter(None, problems))
     return None

@@ -10,6 +10,8 @@ from memfloor.spec import ModelSpec, kv_format, weight_format
 # What the registers of one program hold: of a row, of a head, and of the splits that are joined, 128 numbers a lane.
 LONGEST_ROW, LARGEST_HEAD = 16384, 256
 JOINED_NUMBERS = 16384
+# What a lane loads at a time, and the lanes of a warp.
+LOAD_BITS, WARP_LANES = 128, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,26 @@ class LaunchShapes:
     head: RowShape
     origin: str = field(default="default", compare=False)
 
+    def shared(self, spec: ModelSpec, weights: str, head: str) -> "LaunchShapes":
+        """Return the shapes with no more warps than can share a row in the formats of weights and head.
+
+        Rows become fewer with the warps, so that a lane holds as much.
+        """
+        row = next_power_of_two(spec.hidden_size)
+
+        def share(shape: Any, form: str, block_k: int) -> Any:
+            warps = min(shape.warps, most_warps(form, block_k))
+            return replace(shape, warps=warps, block_n=max(1, shape.block_n * warps // shape.warps))
+
+        return replace(
+            self,
+            qkv=share(self.qkv, weights, row),
+            gate_up=share(self.gate_up, weights, row),
+            head=share(self.head, head, row),
+            o_proj=share(self.o_proj, weights, self.o_proj.block_k),
+            down_proj=share(self.down_proj, weights, self.down_proj.block_k),
+        )
+
     def fitted(self, spec: ModelSpec) -> "LaunchShapes":
         """Return the shapes that run for a model: nothing in them is cut short any more."""
         columns = projections(spec)
@@ -144,13 +166,34 @@ def default_shapes(
         kv: Format of the KV cache.
 
     Raises:
-        UsageError: A row or a head is too long to be held by one program.
+        UsageError: A row or a head is too long to be held by one program, or a row too short to be shared by its lanes.
     """
-    problem = refuse_model(spec)
-    if problem is not None:
+    problems = [refuse_model(spec), refuse_short_row(head, spec.hidden_size)]
+    problems += [refuse_short_row(weights, columns) for _, columns in projections(spec).values()]
+    for problem in filter(None, problems):
         raise UsageError(problem)
     cut = _Cut(spec, sm_count)
-    return LaunchShapes(**cut.layers(weights), attention=cut.attention(kv), head=cut.head(head)).fitted(spec)
+    shapes = LaunchShapes(**cut.layers(weights), attention=cut.attention(kv), head=cut.head(head)).fitted(spec)
+    return shapes.shared(spec, weights, head)
+
+
+def most_warps(form: str, block_k: int) -> int:
+    """Return the warps among which a block of K numbers can be shared, so that each lane has a load of every row.
+
+    Where packed integers have fewer loads than lanes Triton 3.6 pairs weights with the wrong activations, as an H200
+    showed; 0 says that a block is too short for one warp.
+    """
+    bits = weight_format(form).bits
+    return 16 if bits == 16 else block_k * bits // (LOAD_BITS * WARP_LANES)
+
+
+def refuse_short_row(form: str, columns: int) -> str | None:
+    """Say why a row of a matrix is too short for a format; None if it is not."""
+    bits = weight_format(form).bits
+    least = 0 if bits == 16 else LOAD_BITS * WARP_LANES // bits * 3 // 4
+    if columns >= least:
+        return None
+    return f"rows of {columns} numbers are too short for {form} on a GPU, which needs {least}"
 
 
 def refuse_model(spec: ModelSpec) -> str | None:

@@ -10,6 +10,7 @@ from memfloor.engine.cuda.launch_shapes import (
     LaunchShapes,
     ProjectionShape,
     RowShape,
+    most_warps,
     next_power_of_two,
 )
 from memfloor.spec import ModelSpec, Workload, kv_format, weight_format
@@ -100,7 +101,11 @@ def _can_be_held(op: str, shape: Shape, spec: ModelSpec, workload: Workload) -> 
         # Keys and values of one block, and of the next.
         numbers, bits = 4 * shape.block_s * spec.head_dim, kv_format(workload.kv).bits
     else:
-        bits = weight_format(workload.head if op == "head" else workload.weights).bits
+        form = workload.head if op == "head" else workload.weights
+        block_k = shape.block_k if isinstance(shape, ProjectionShape) else next_power_of_two(spec.hidden_size)
+        if shape.warps > most_warps(form, block_k):
+            return False
+        bits = weight_format(form).bits
         numbers = _numbers(op, shape, spec)
         limit = min(limit, (shape.registers or 255) - OTHER_REGISTERS)
     return numbers * bits <= limit * 32 * 32 * shape.warps
