@@ -31,6 +31,7 @@ def test_what_has_no_duration_or_another_category_is_left_out(write_trace, event
     [
         ("Memset (Device)", "Memset (Unknown)", "Memset"),
         ("Memcpy DtoD (Device -> Device)", "memcpy32_post", "Memcpy DtoD"),
+        ("Memcpy DtoD (Device -> Device)", "memcpy_post_faster", "Memcpy DtoD"),
         ("memcpy_kernel", "memcpy_kernel", "memcpy_kernel"),
     ],
 )

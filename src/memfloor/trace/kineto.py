@@ -111,7 +111,7 @@ def _name(name: str) -> str:
     # The nodes of a graph that set and copy memory have other names than the calls they were captured from.
     if name.startswith("Memset ("):
         return "Memset"
-    return "Memcpy DtoD" if name.startswith("Memcpy DtoD") or re.fullmatch(r"memcpy\d+_post", name) else name
+    return "Memcpy DtoD" if name.startswith("Memcpy DtoD") or re.fullmatch(r"memcpy\d*_post(_faster)?", name) else name
 
 
 def _place(category: Category, event: dict[str, Any]) -> tuple[int, int | None]:
