@@ -17,7 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from memfloor.engine.cuda.calls import KernelCall, unpack_call
-from memfloor.engine.cuda.launch_shapes import default_shapes
+from memfloor.engine.cuda.default_shapes import default_shapes
 from memfloor.engine.cuda.model import DecodeModel
 from memfloor.engine.cuda.weights import pack_weights
 from memfloor.floor import projections

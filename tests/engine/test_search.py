@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from memfloor.engine.cuda.launch_shapes import AttentionShape, RowShape, default_shapes
+from memfloor.engine.cuda.default_shapes import default_shapes
+from memfloor.engine.cuda.launch_shapes import AttentionShape, RowShape
 from memfloor.engine.cuda.neighbours import OPS, neighbours
 from memfloor.engine.cuda.search import ROUNDS, Search, winner
 from memfloor.errors import UsageError

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from memfloor.engine.cuda.default_shapes import default_shapes
 from memfloor.engine.cuda.launch_shapes import (
     AttentionShape,
     LaunchShapes,
     ProjectionShape,
     RowShape,
-    default_shapes,
     next_power_of_two,
 )
 from memfloor.engine.cuda.matrix import FORMATS

@@ -10,7 +10,8 @@ import triton
 
 from memfloor.cache import cache_folder
 from memfloor.engine.cuda.backend import cell_reason, launch_shapes
-from memfloor.engine.cuda.launch_shapes import RowShape, default_shapes
+from memfloor.engine.cuda.default_shapes import default_shapes
+from memfloor.engine.cuda.launch_shapes import RowShape
 from memfloor.engine.cuda.tuning import TunedHow, TunedOn, load_shapes, save_shapes, sources_digest
 from memfloor.errors import UsageError
 from memfloor.record import Cell

@@ -60,7 +60,7 @@ def cut(name: str, layers: int) -> Any:
 
 
 def shapes_of(spec: Any, kv: str) -> Any:
-    from memfloor.engine.cuda.launch_shapes import default_shapes
+    from memfloor.engine.cuda.default_shapes import default_shapes
 
     sms = torch.cuda.get_device_properties("cuda").multi_processor_count
     return default_shapes(spec, sms, kv=kv)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from memfloor.engine.cuda.launch_shapes import default_shapes
+from memfloor.engine.cuda.default_shapes import default_shapes
 from memfloor.engine.cuda.model import DecodeModel
 from memfloor.engine.cuda.prefill import CHUNK_TOKENS
 from memfloor.engine.cuda.weights import pack_weights

@@ -5,8 +5,8 @@ import random
 import pytest
 import torch
 
+from memfloor.engine.cuda.default_shapes import default_shapes
 from memfloor.engine.cuda.graph import CapturedPlan
-from memfloor.engine.cuda.launch_shapes import default_shapes
 from memfloor.engine.cuda.matrix import FORMATS
 from memfloor.engine.cuda.model import DecodeModel
 from memfloor.engine.cuda.weights import random_weights

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from memfloor.engine.cuda.launch_shapes import LaunchShapes, default_shapes
+from memfloor.engine.cuda.default_shapes import default_shapes
+from memfloor.engine.cuda.launch_shapes import LaunchShapes
 from memfloor.engine.cuda.matrix import FORMATS
 from memfloor.engine.cuda.model import DecodeModel
 from memfloor.engine.cuda.weights import random_weights

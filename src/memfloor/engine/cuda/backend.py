@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memfloor.engine.cuda.launch_shapes import refuse_model, refuse_short_row
+from memfloor.engine.cuda.default_shapes import refuse_model, refuse_short_row
 from memfloor.engine.random_tensors import random_prompt
 from memfloor.engine.rope import rope_reason
 from memfloor.errors import UsageError
@@ -110,7 +110,7 @@ def launch_shapes(cell: Cell) -> "LaunchShapes":
     import torch
     import triton
 
-    from memfloor.engine.cuda.launch_shapes import default_shapes
+    from memfloor.engine.cuda.default_shapes import default_shapes
     from memfloor.engine.cuda.tuning import TunedOn, load_shapes
 
     spec, workload = cell.spec, cell.workload

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from memfloor.engine.cuda.default_shapes import JOINED_NUMBERS
 from memfloor.engine.cuda.launch_shapes import (
-    JOINED_NUMBERS,
     AttentionShape,
     LaunchShapes,
     ProjectionShape,
