@@ -17,15 +17,16 @@ from memfloor.measure.nvml import Unanswered, ask
 from memfloor.units import format_bandwidth
 
 ROOT = Path(__file__).resolve().parent.parent
-# A cut of two layers in each format: logits, and bits when launched eagerly, as one graph, and several steps per graph.
+# A cut of two layers in each format, quantised ones of a large and of a small model: logits, and bits when launched
+# eagerly, as one graph, and several steps per graph.
 # They run side by side, for most of their time is the compiler's.
 QUANTISED = "test_every_way_to_launch_gives_the_same_bits or test_logits_agree_with_float32_over"
 CHOSEN = {
     "bf16": (
-        "(test_logits_agree_with_float32 and (qwen2.5-7b-2-bf16-2048 or qwen2.5-7b-1-fp8-2048) and not flags)"
+        "(test_logits_agree_with_float32 and (qwen2.5-7b-2-bf16-None-2048 or qwen2.5-7b-1-fp8-None-2048) and not flags)"
         " or (test_every_launch_gives_the_bits and not flags)"
     ),
-    **{name: f"[{name} and ({QUANTISED})" for name in ("int8", "fp8", "int4-g128")},
+    **{name: f"[{name}- and not 1.5b and ({QUANTISED})" for name in ("int8", "fp8", "int4-g128")},
 }
 PROBE = "from memfloor.experiments.probe import take_probe; print(take_probe('cuda', None, 5).model_dump_json())"
 LAST_LINES = 15

@@ -41,7 +41,7 @@ def test_each_format_is_checked_for_its_logits_and_for_its_bits():
     launches = ("eager-1", "graph-1", "graph-8")
     assert set(bf16) == {
         *(
-            f"test_logits_agree_with_float32[{pdl}-qwen2.5-7b-{layers}-{kv}-2048]"
+            f"test_logits_agree_with_float32[{pdl}-qwen2.5-7b-{layers}-{kv}-None-2048]"
             for pdl in ("off", "preload")
             for layers, kv in ((2, "bf16"), (1, "fp8"))
         ),
@@ -53,8 +53,12 @@ def test_each_format_is_checked_for_its_logits_and_for_its_bits():
     }
     assert [set(names) for names in quantised] == [
         {
-            f"test_logits_agree_with_float32_over_dequantised_weights[{name}]",
-            f"test_every_way_to_launch_gives_the_same_bits[{name}]",
+            f"{test}[{name}-qwen2.5-{size}]"
+            for test in (
+                "test_logits_agree_with_float32_over_dequantised_weights",
+                "test_every_way_to_launch_gives_the_same_bits",
+            )
+            for size in ("7b", "0.5b")
         }
         for name in ("int8", "fp8", "int4-g128")
     ]

@@ -31,7 +31,8 @@ def test_a_plain_cell_is_accepted(weights):
     [
         (192, "int4-g128", None, "int4-g128 needs rows in multiples of 128 numbers, not 192"),
         (192, "bf16", "int4-g128", "int4-g128 needs rows in multiples of 128 numbers, not 192"),
-        (192, "int8", "bf16", None),
+        (448, "int8", "bf16", None),
+        (192, "int8", "bf16", "rows of 192 numbers are too short for int8 on a GPU, which needs 384"),
         (897, "bf16", None, "bf16 needs rows in multiples of 8 numbers, not 897"),
     ],
 )

@@ -7,6 +7,7 @@ import json
 import os
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,8 +16,12 @@ import psutil
 from memfloor.errors import UsageError
 from memfloor.experiments.one_run import RunOrder
 from memfloor.measure.nvml import Unanswered
-from memfloor.record import record_text
+from memfloor.record import Failure, record_text
 from memfloor.sweep.place import Place, Setup
+
+# When a node is lost Ray ends a worker's children before the worker itself: a run that died is told of only where the
+# worker has outlived it for so long. Else the worker is lost, and the run taken again.
+OUTLIVED_SECONDS = 3.0
 
 
 class RemoteWorker:
@@ -37,6 +42,8 @@ class RemoteWorker:
 
         def work() -> None:
             record = self._place.take(RunOrder.model_validate_json(order), lambda event: answers.put({"event": event}))
+            if isinstance(record, Failure) and record.cause == "died":
+                time.sleep(OUTLIVED_SECONDS)
             answers.put({"record": record_text(record)})
 
         # The child dies with the thread that started it, which is this one.
