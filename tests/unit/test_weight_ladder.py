@@ -14,6 +14,7 @@ from memfloor.record import (
     StepTrace,
     TracedKernel,
 )
+from memfloor.report import weight_tables
 from memfloor.report.breakdown import entries_of
 from memfloor.report.ledger import make_ledger
 from memfloor.report.qualities import quality_means
@@ -334,3 +335,17 @@ def test_sql_sees_a_row_for_each_path(full_ladder):
     assert baseline == ("baseline", full_ladder.baseline.traffic.total_bytes, None, None, None, None, None)
     assert path[0] == "engine-int8<"
     assert path[2:] == (pytest.approx(2.0), None, pytest.approx(0.003), 0.5, None)
+
+
+@pytest.mark.parametrize(
+    ("kernels", "said"),
+    [
+        ("own product: a x1, 196 projections", "own product: a x1, 196 projections"),
+        (
+            "own product: a x1, b x2, c x3, d x4, e x5, 196 projections",
+            "own product: a x1, b x2, c x3, 2 more, 196 projections",
+        ),
+    ],
+)
+def test_of_many_kernels_the_first_are_named(kernels, said):
+    assert weight_tables._few(kernels) == said

@@ -1,6 +1,7 @@
 """The figures, each a function from summaries to a matplotlib figure; numbers are the study's own."""
 
 import io
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,6 +19,7 @@ from memfloor.report.tables import runtime_label
 CLEAR = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
 # Of the axis of fractions; what lies beyond comes from a cache.
 END = 1.25
+LABEL_CHARACTERS = 46
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 10,
@@ -37,9 +39,10 @@ def ladder(summaries: Sequence[CellSummary]) -> Figure:
     """
     reference = [cell for cell in published_cells() if cell.context_len == published()["context_len"]]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(10, 1.3 + 0.42 * (len(summaries) + len(reference))), layout="constrained")
-        left, right = figure.subplots(1, 2, sharey=True)
         labels = [_measured_label(item) for item in summaries] + [_published_label(cell) for cell in reference]
+        lines = max(label.count("\n") + 1 for label in labels)
+        figure = Figure(figsize=(10, 1.3 + 0.21 * lines * len(labels)), layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True)
         _draw_fractions(left, summaries, reference)
         _draw_times(right, summaries, reference)
         left.set_yticks(range(len(labels)), labels)
@@ -67,7 +70,7 @@ def run_distributions(summaries: Sequence[CellSummary]) -> Figure:
             axes.set_ylim(bottom=0)
             axes.set_xticks(range(1, len(summary.runs) + 1))
             axes.set_ylabel("step, ms")
-            axes.set_title(_measured_label(summary).replace("\n", " "), loc="left", fontsize=8)
+            axes.set_title(_measured_label(summary), loc="left", fontsize=7)
         figure.supxlabel(
             "run (dots: timed steps in order; blue: median; orange: floor at the run's own ceiling)", size=10
         )
@@ -137,7 +140,13 @@ def _draw_times(axes: Axes, summaries: Sequence[CellSummary], reference: Sequenc
 
 def _measured_label(summary: CellSummary) -> str:
     cell = summary.cell
-    return f"{summary.device.name}\n{cell.spec.name} {runtime_label(cell)} {cell.workload.context_len}"
+    return f"{summary.device.name}\n{in_lines(f'{cell.spec.name} {runtime_label(cell)} {cell.workload.context_len}')}"
+
+
+def in_lines(label: str) -> str:
+    """Return a label in lines that leave room for the bars, broken between words and options."""
+    lines = textwrap.wrap(label.replace(",", ", "), LABEL_CHARACTERS, break_on_hyphens=False)
+    return "\n".join(line.replace(", ", ",") for line in lines)
 
 
 def _published_label(cell: PublishedCell) -> str:

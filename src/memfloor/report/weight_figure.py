@@ -1,6 +1,5 @@
 """Figure 8: the step of each path of weights with its floor, and its speed-up, promised by the bytes and measured."""
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from memfloor.report.colours import (
     THRESHOLD_COLOUR,
 )
 from memfloor.report.comparison_figures import log_ratio_axis
-from memfloor.report.figures import STYLE, beside
+from memfloor.report.figures import STYLE, beside, in_lines
 from memfloor.report.paper import published
 from memfloor.report.weight_ladder import WeightLadder, WeightRow
 from memfloor.report.weight_tables import ladder_title, row_title
@@ -31,7 +30,6 @@ PUBLISHED = (
     ("GPTQ, ExLlamaV2 (published)", "int4-g128", "l4_gptq_exllamav2_seconds"),
 )
 REASON_CHARACTERS = 60
-LABEL_CHARACTERS = 46
 # Room beside the outermost speed-ups, as a factor.
 BESIDE = 1.3
 
@@ -123,16 +121,10 @@ def _draw_steps(axes: Axes, bars: Sequence[Bar], colour: str) -> None:
         if bar.floor is not None:
             axes.plot([bar.floor / MILLI] * 2, [place - 0.4, place + 0.4], color=THRESHOLD_COLOUR, linewidth=2)
         beside(axes, max((bar.step, *(bar.ci95 or ()))) / MILLI, place, f"{bar.step / MILLI:.4g}", 8)
-    axes.set_yticks(range(len(bars)), [_in_lines(bar.label) for bar in bars], fontsize=7)
+    axes.set_yticks(range(len(bars)), [in_lines(bar.label) for bar in bars], fontsize=7)
     axes.set_ylim(len(bars) - 0.4, -0.6)
     axes.set_xlim(left=0)
     axes.margins(x=0.15)
-
-
-def _in_lines(label: str) -> str:
-    """Return a label in lines that leave room for the bars, broken between options."""
-    lines = textwrap.wrap(label.replace(",", ", "), LABEL_CHARACTERS, break_on_hyphens=False)
-    return "\n".join(line.replace(", ", ",") for line in lines)
 
 
 def _draw_speedups(axes: Axes, bars: Sequence[Bar], colour: str) -> None:

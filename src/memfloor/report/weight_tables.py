@@ -32,6 +32,8 @@ TRAFFIC_COLUMNS = (
 TERMINAL = (0, 1, 2, 3, 4, 5, 6, 7, 13)
 WIDE_TABLE = 160
 NARROW = (0, 2, 3, 4, 6)
+# Of a path, named in a sentence.
+MOST_KERNELS = 3
 WHY_COLUMNS = (
     "path",
     "step",
@@ -145,8 +147,15 @@ def ladder_lines(ladder: WeightLadder) -> list[str]:
         said.append("Who owns the rest of the time is not said: no anatomy was taken (--anatomies).")
     qualities = [row.quality for row in ladder.rows if row.quality]
     said.append(_given(qualities[0]) if qualities else "No quality was taken (--quality-tokens).")
-    said += [f"{_flag(row)}, {row_title(row)}: {row.kernels}." for row in ladder.rows if row.kernels]
+    said += [f"{_flag(row)}, {row_title(row)}: {_few(row.kernels)}." for row in ladder.rows if row.kernels]
     return said + [f"Alarm, {row_title(row)}: {text}." for row in ladder.rows for text in alarms_of(row.runs)]
+
+
+def _few(kernels: str) -> str:
+    """Return the first of many kernels, and what is said of all; what Inductor writes has a kernel for each fusion."""
+    *named, last = kernels.split(", ")
+    beyond = len(named) - MOST_KERNELS
+    return kernels if beyond <= 0 else ", ".join([*named[:MOST_KERNELS], f"{beyond} more", last])
 
 
 def _flag(row: WeightRow) -> str:
