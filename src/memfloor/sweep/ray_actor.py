@@ -19,8 +19,8 @@ from memfloor.measure.nvml import Unanswered
 from memfloor.record import Failure, record_text
 from memfloor.sweep.place import Place, Setup
 
-# When a node is lost Ray may end a worker's children before the worker itself: a run that died is told of only where the
-# worker has outlived it for so long. Else the worker is lost, and the run taken again.
+# When a node is lost Ray may end a worker's children before the worker itself: a run that died is told of only where
+# the worker has outlived it for so long. Else the worker is lost, and the run taken again.
 OUTLIVED_SECONDS = 3.0
 
 
