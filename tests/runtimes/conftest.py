@@ -4,6 +4,7 @@ import pytest
 
 from memfloor.record import Cell
 from memfloor.runtimes import DecodeRequest, find_runtime
+from memfloor.runtimes.gptqmodel import GptqModel
 from memfloor.spec import Workload, from_hf_config
 
 SHAPE = {
@@ -18,6 +19,17 @@ SHAPE = {
     "rope_theta": 10_000.0,
     "tie_word_embeddings": False,
 }
+
+
+@pytest.fixture
+def gptqmodel_library():
+    """Skip a test where GPTQModel is not installed; import it without its own warnings and its banner."""
+    reason = GptqModel.library.reason()
+    if reason is not None:
+        pytest.skip(reason)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import gptqmodel.utils.model  # noqa: F401
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,7 +1,5 @@
 """EXL3 layers without a GPU: their bytes, their values by GPTQModel's own reference, and what is refused."""
 
-import warnings
-
 import pytest
 import torch
 
@@ -12,17 +10,6 @@ from memfloor.spec import weight_format
 
 SHAPE = {"hidden_size": 256, "intermediate_size": 384, "num_attention_heads": 4, "num_key_value_heads": 2}
 SHAPES = [(128, 256), (384, 128)]
-
-
-@pytest.fixture
-def library():
-    """Skip a test where GPTQModel is not installed; import it without its own warnings and its banner."""
-    reason = ExllamaV3.library.reason()
-    if reason is not None:
-        pytest.skip(reason)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import gptqmodel.utils.model  # noqa: F401
 
 
 @pytest.fixture
@@ -73,7 +60,7 @@ def test_every_bit_of_a_trellis_is_as_often_set_as_not_and_follows_from_the_seed
 
 
 @pytest.mark.parametrize(("rows", "columns"), SHAPES)
-def test_the_librarys_reference_reads_weights_of_the_spread_asked_for(library, rows, columns):
+def test_the_librarys_reference_reads_weights_of_the_spread_asked_for(gptqmodel_library, rows, columns):
     linear = linear_of(rows, columns)
     tensors = random_tensors(linear.weight, 4, 7)
     reference = gptqmodel_module("nn_modules.exllamav3_torch").ExllamaV3TorchLinear.from_tensors(
@@ -84,7 +71,7 @@ def test_the_librarys_reference_reads_weights_of_the_spread_asked_for(library, r
     assert float(held.std()) == pytest.approx(float(linear.weight.detach().float().std()), rel=0.03)
 
 
-def test_a_layer_is_the_librarys_own_and_runs_on_a_gpu_alone(library, asked):
+def test_a_layer_is_the_librarys_own_and_runs_on_a_gpu_alone(gptqmodel_library, asked):
     linear = linear_of(128, 256)
     layer = make_layer(linear, 4, 7)
     assert type(layer).__name__ == "ExllamaV3Linear"
@@ -96,7 +83,7 @@ def test_a_layer_is_the_librarys_own_and_runs_on_a_gpu_alone(library, asked):
         layer(torch.zeros(1, 256, dtype=torch.float16))
 
 
-def test_layers_of_one_shape_differ_and_are_the_same_each_time(library, asked):
+def test_layers_of_one_shape_differ_and_are_the_same_each_time(gptqmodel_library, asked):
     system, first, second = ExllamaV3(asked()), linear_of(128, 256), linear_of(128, 256)
     with torch.no_grad():
         second.weight.add_(0.01)
@@ -135,7 +122,7 @@ def test_a_checkpoint_is_refused(asked, a_gpu, checkpoint, tiny):
     assert ExllamaV3.unavailable_reason(asked(weights_from=folder).cell) == reason
 
 
-def test_without_a_gpu_nothing_of_it_is_usable(library, monkeypatch):
+def test_without_a_gpu_nothing_of_it_is_usable(gptqmodel_library, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert ExllamaV3.unavailable_reason() == "exllamav3 runs on a CUDA GPU alone, and torch sees none"
 

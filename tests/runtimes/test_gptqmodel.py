@@ -2,7 +2,6 @@
 
 import json
 import sys
-import warnings
 
 import pytest
 import torch
@@ -23,17 +22,6 @@ SHAPE = {"hidden_size": 256, "intermediate_size": 384}
 
 
 @pytest.fixture
-def library():
-    """Skip a test where GPTQModel is not installed; import it without its own warnings and its banner."""
-    reason = GptqModel.unavailable_reason()
-    if reason is not None:
-        pytest.skip(reason)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import gptqmodel.utils.model  # noqa: F401
-
-
-@pytest.fixture
 def asked(request_for, tiny):
     """Return a function that makes a request for a kernel, in the formats it reads."""
 
@@ -51,7 +39,7 @@ def asked(request_for, tiny):
 
 
 @pytest.fixture
-def ready(library, asked):
+def ready(gptqmodel_library, asked):
     """Return a function that prepares GPTQModel for such a request."""
 
     def prepare(kernel="aten-gptq", **request):
@@ -171,7 +159,7 @@ def test_a_packed_checkpoint_decodes_as_its_source_rounded_in_place(ready, sourc
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(64, 128), (96, 384), (136, 256)])
-def test_the_library_reads_back_what_was_packed(library, rows, columns):
+def test_the_library_reads_back_what_was_packed(gptqmodel_library, rows, columns):
     from gptqmodel.nn_modules.qlinear.torch import TorchLinear
     from gptqmodel.quantization.awq.utils.packing_utils import dequantize_gemm
 
@@ -191,7 +179,7 @@ def test_the_library_reads_back_what_was_packed(library, rows, columns):
 
 @pytest.mark.parametrize("kernel", [name for name, its in KERNELS.items() if its.device == "cuda"])
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_layers_for_a_gpu_hold_what_was_packed(library, monkeypatch, kernel, bias):
+def test_the_layers_for_a_gpu_hold_what_was_packed(gptqmodel_library, monkeypatch, kernel, bias):
     described = KERNELS[kernel]
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[next(iter(described.operators))]
     allow_without_gpu(monkeypatch, described)
