@@ -8,11 +8,11 @@ import pytest
 import torch
 import triton
 
-from memfloor.cache import cache_folder
+from memfloor.cache import cache_folder, sources_digest
 from memfloor.engine.cuda.backend import cell_reason, launch_shapes
 from memfloor.engine.cuda.default_shapes import default_shapes
 from memfloor.engine.cuda.launch_shapes import RowShape
-from memfloor.engine.cuda.tuning import TunedHow, TunedOn, load_shapes, save_shapes, sources_digest
+from memfloor.engine.cuda.tuning import TunedHow, TunedOn, load_shapes, save_shapes
 from memfloor.errors import UsageError
 from memfloor.record import Cell
 from memfloor.spec import Workload, load_model
@@ -118,7 +118,7 @@ def test_a_cell_that_asks_for_shapes_nobody_tuned_is_refused_with_the_command(tu
 
 def test_other_sources_of_the_kernels_have_another_digest(tmp_path):
     (tmp_path / "rows.py").write_text("a = 1")
-    before = sources_digest(tmp_path)
-    assert before == sources_digest(tmp_path)
+    before = sources_digest(tmp_path.rglob("*.py"))
+    assert before == sources_digest(tmp_path.rglob("*.py"))
     (tmp_path / "rows.py").write_text("a = 2")
-    assert sources_digest(tmp_path) != before
+    assert sources_digest(tmp_path.rglob("*.py")) != before

@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic_core import from_json, to_json
 
 import memfloor
-from memfloor.cache import cache_folder
+from memfloor.cache import cache_folder, sources_digest
 from memfloor.errors import UsageError
 from memfloor.record.contents import Record, UnreadableFile, read_file
 from memfloor.record.digest import Digest, digest_of
@@ -35,10 +35,7 @@ def _rules() -> str:
     """Return what differs between two programs that may read a record differently."""
     root = Path(memfloor.__file__).parent
     files = [root / "errors.py", root / "data" / "formats.toml", *(root / "spec").glob("*.py")]
-    digest = sha256()
-    for path in sorted([*files, *(root / "record").glob("*.py")]):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
+    return sources_digest([*files, *(root / "record").glob("*.py")])
 
 
 # Of the program that is loaded, which another may take the place of while it runs.

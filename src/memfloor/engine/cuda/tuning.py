@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from memfloor.cache import cache_folder
+from memfloor.cache import cache_folder, sources_digest
 from memfloor.engine import kernels
 from memfloor.engine.cuda.launch_shapes import LaunchShapes
 from memfloor.errors import UsageError, first_problem
@@ -78,7 +78,7 @@ class TunedOn:
             head=workload.head,
             kv=workload.kv,
             **{name: getattr(spec, name) for name in shape + parts},
-            kernels=sources_digest(Path(kernels.__file__).parent),
+            kernels=sources_digest(Path(kernels.__file__).parent.rglob("*.py")),
         )
 
     @property
@@ -87,14 +87,6 @@ class TunedOn:
         digest = hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:12]
         readable = re.sub(r"[^A-Za-z0-9.]+", "-", f"{self.device} {self.weights} {self.head} {self.kv}")
         return cache_folder("launch-shapes") / f"{readable}-{digest}.json"
-
-
-def sources_digest(folder: Path) -> str:
-    """Return a digest of the Python files below a folder: other kernels have other fastest shapes."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)
