@@ -1,10 +1,15 @@
 """EXL3 layers without a GPU: their bytes, their values by GPTQModel's own reference, and what is refused."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
-from memfloor.runtimes import DecodeRequest, find_runtime
-from memfloor.runtimes.exllamav3 import READ, ExllamaV3, make_layer, random_tensors
+from memfloor.errors import UsageError
+from memfloor.runtimes import DecodeRequest, exllamav3, find_runtime
+from memfloor.runtimes.exl3_checkpoint import READ, Exl3Checkpoint, codebook
+from memfloor.runtimes.exllamav3 import ExllamaV3, make_layer, random_tensors, unpacked
 from memfloor.runtimes.gptq_operators import gptqmodel_module
 from memfloor.spec import weight_format
 
@@ -73,7 +78,7 @@ def test_the_librarys_reference_reads_weights_of_the_spread_asked_for(gptqmodel_
 
 def test_a_layer_is_the_librarys_own_and_runs_on_a_gpu_alone(gptqmodel_library, asked):
     linear = linear_of(128, 256)
-    layer = make_layer(linear, 4, 7)
+    layer = make_layer(linear, random_tensors(linear.weight, 4, 7))
     assert type(layer).__name__ == "ExllamaV3Linear"
     system = ExllamaV3(asked())
     held = [tensor.nbytes for tensor in system.quantized_tensors(layer)]
@@ -116,10 +121,113 @@ def test_a_gpu_without_launch_shapes_is_refused(asked, a_gpu, monkeypatch, capab
     assert ExllamaV3.unavailable_reason(asked().cell) == reason
 
 
-def test_a_checkpoint_is_refused(asked, a_gpu, checkpoint, tiny):
+@pytest.fixture
+def stored(checkpoint, tiny):
+    """Return a function that saves a checkpoint of random trellises, whose head has six bits."""
+
+    def save(config=None, changes=None, **spec):
+        from safetensors.torch import load_file, save_file
+
+        folder = Path(checkpoint(tiny("qwen2", **(SHAPE | {"vocab_size": 320} | spec))))
+        file = folder / "model.safetensors"
+        tensors = load_file(file)
+        layers = [name for name in tensors if name.endswith(("_proj.weight", "lm_head.weight"))]
+        for seed, name in enumerate(layers):
+            weight, bits = tensors.pop(name), 4
+            if name.startswith("lm_head"):
+                # Rows are padded to a multiple of 128.
+                weight, bits = torch.nn.functional.pad(weight, (0, 0, 0, -len(weight) % 128)), 6
+            made = random_tensors(weight, bits, seed)
+            tensors |= {f"{name.removesuffix('weight')}{kind}": tensor for kind, tensor in made.items()}
+        for name, tensor in (changes or {}).items():
+            if tensor is None:
+                del tensors[name]
+            else:
+                tensors[name] = tensor
+        save_file(tensors, file)
+        path = folder / "config.json"
+        quantised = {"quant_method": "exl3", "bits": 4.0, "head_bits": 6} | (config or {})
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": quantised}))
+        return str(folder)
+
+    return save
+
+
+def test_a_checkpoint_gives_its_layers_as_they_are(stored):
+    held = Exl3Checkpoint(Path(stored()))
+    name = "model.layers.1.mlp.down_proj"
+    layer = held.layer(name)
+    assert list(layer) == ["trellis", "suh", "svh", "mcg"]
+    assert layer["trellis"].shape == held.shape(f"{name}.trellis") == (384 // 16, 256 // 16, 64)
+    assert (held.bits(name), held.bits("lm_head"), held.has_own_head) == (4, 6, True)
+
+
+@pytest.mark.parametrize(("held", "name"), [(("trellis", "mcg"), "mcg"), (("mul1",), "mul1"), (("trellis",), "3inst")])
+def test_a_codebook_is_told_by_the_number_beside_a_trellis(held, name):
+    assert codebook(held) == name
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_model_is_filled_from_a_checkpoint(gptqmodel_library, asked, stored, monkeypatch, tied):
+    # There is no GPU that could run them, and to read a checkpoint takes none.
+    monkeypatch.setattr(exllamav3, "load_operators", lambda *_, **__: None)
+    changes = {"vocab_size": 320, "tie_word_embeddings": tied}
+    folder = stored(**changes)
+    system = ExllamaV3(asked("cpu", shape=SHAPE | changes, weights_from=folder))
+    model = system.make_model()
+    held, name = Exl3Checkpoint(Path(folder)), "model.layers.1.self_attn.k_proj"
+    layer = model.get_submodule(name)
+    for kind, tensor in held.layer(name).items():
+        assert torch.equal(getattr(layer, kind), tensor)
+    assert torch.equal(layer.bias.float(), held.tensor(f"{name}.bias").half().float())
+    assert torch.equal(model.model.norm.weight, held.tensor("model.norm.weight").half())
+    embedding = held.tensor("model.embed_tokens.weight").half()
+    head = embedding if tied else unpacked(held.layer("lm_head"), 320, 256).half()
+    assert torch.equal(model.model.embed_tokens.weight, embedding)
+    assert torch.equal(model.get_output_embeddings().weight, head)
+
+
+def test_the_facts_say_what_became_of_a_quantised_head(asked, stored):
+    folder = stored()
+    origin = ExllamaV3(asked(weights_from=folder))._origin()
+    assert origin == {"quantised": "EXL3 checkpoint", "head": "unpacked from 6 bits"}
+    without = stored(changes={f"lm_head.{kind}": None for kind in (*READ, "mcg")})
+    assert ExllamaV3(asked(weights_from=without))._origin() == {"quantised": "EXL3 checkpoint"}
+    assert ExllamaV3(asked())._origin() == {"quantised": "random trellises, which no weights were searched for"}
+
+
+def test_a_checkpoint_that_is_not_in_exl3_is_refused(asked, a_gpu, checkpoint, tiny):
     folder = str(checkpoint(tiny("qwen2", **SHAPE)))
-    reason = f"exllamav3 decodes random trellises: to quantise {folder} takes a calibrated search"
+    reason = f"{folder} is not quantised, and to bring it into EXL3 takes a calibrated search"
     assert ExllamaV3.unavailable_reason(asked(weights_from=folder).cell) == reason
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "reason"),
+    [
+        ({"quant_method": "gptq"}, {}, "quant_method of {folder} is gptq, not exl3"),
+        (
+            {},
+            {"model.layers.0.self_attn.v_proj.trellis": torch.zeros(16, 8, 80, dtype=torch.int16)},
+            "model.layers.0.self_attn.v_proj in {folder} has 5 bits, not 4",
+        ),
+        (
+            {},
+            {"model.layers.1.mlp.up_proj.trellis": None},
+            "{folder} lacks the tensor model.layers.1.mlp.up_proj.trellis",
+        ),
+    ],
+)
+def test_a_checkpoint_of_another_kind_is_refused(asked, a_gpu, stored, config, changes, reason):
+    folder = stored(config, changes)
+    cell = asked(weights_from=folder).cell
+    assert ExllamaV3.unavailable_reason(cell) == reason.format(folder=folder)
+
+
+def test_signs_without_scales_are_refused_when_they_are_read(stored):
+    folder = stored(changes={"model.layers.0.mlp.up_proj.suh": None})
+    with pytest.raises(UsageError, match=r"lacks the tensor model\.layers\.0\.mlp\.up_proj\.suh"):
+        Exl3Checkpoint(Path(folder)).layer("model.layers.0.mlp.up_proj")
 
 
 def test_without_a_gpu_nothing_of_it_is_usable(gptqmodel_library, monkeypatch):

@@ -1,18 +1,22 @@
 """EXL3, the trellis-coded weights of ExLlamaV3, by the layer and the kernels of it that GPTQModel carries.
 
-A trellis is what a long, calibrated search leaves, so no weight is rounded to one here: every string of bits is a valid
-trellis, and a random one costs the same bytes and time. What such a path says of quality is nothing.
+A trellis is what a long, calibrated search leaves, so no weight is rounded to one here: those of a checkpoint are read
+as they are, and without one random trellises stand in, for every string of bits is one and costs the same bytes and
+time. What random ones say of quality is nothing.
 """
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from memfloor.engine.tensors import expected_tensors
 from memfloor.floor import projections
 from memfloor.record import Cell
+from memfloor.runtimes.exl3_checkpoint import HEAD, READ, TILE, Exl3Checkpoint, codebook, refuse_checkpoint
 from memfloor.runtimes.gptq_operators import gptqmodel_module, load_operators
 from memfloor.runtimes.gptqmodel import GptqModel
-from memfloor.runtimes.hf_quantized import HfQuantized
+from memfloor.runtimes.hf_quantized import HfQuantized, projection_names
 from memfloor.runtimes.library import Library
 
 if TYPE_CHECKING:
@@ -22,14 +26,10 @@ EXTENSION = "exllamav3"
 BITS = {"exl3-4": 4}
 # Signs are spread over blocks of this many rows and columns by a Hadamard transform.
 BLOCK = 128
-# A trellis codes tiles of 16 by 16 weights.
-TILE = 16
 # Its table of launch shapes knows Ampere, Ada and Hopper.
 CAPABILITIES = (8, 9)
 # The codebook that GPTQModel quantises with unless told otherwise, its multiplier, and the spread of its values.
 CODEBOOK, MULTIPLIER, SPREAD = "mcg", 0xCBAC1FED, 1.24
-# Beside these a step reads the multiplier nowhere: its presence alone chooses the kernel.
-READ = ("trellis", "suh", "svh")
 
 
 class ExllamaV3(HfQuantized):
@@ -60,15 +60,35 @@ class ExllamaV3(HfQuantized):
 
     @classmethod
     def refused_checkpoint(cls, cell: Cell) -> str | None:
-        """Say that no checkpoint can be brought into random trellises; None if there is none."""
+        """Say why a checkpoint is not one of EXL3 in the cell's bits; None if it is, or there is none."""
         if cell.weights_from is None:
             return None
-        return f"{cls.name} decodes random trellises: to quantise {cell.weights_from} takes a calibrated search"
+        weights = (name for name in expected_tensors(cell.spec) if name.endswith("_proj.weight"))
+        layers = [name.removesuffix(".weight") for name in weights]
+        return refuse_checkpoint(cell.weights_from, layers, BITS[cell.workload.weights])
+
+    def loaded_cell(self) -> Cell:
+        """Return the cell in 16 bits and without its checkpoint, which is read afterwards."""
+        cell = self.request.cell
+        workload = cell.workload.model_copy(update={"weights": cell.workload.head})
+        return cell.model_copy(update={"workload": workload, "weights_from": None})
+
+    def finish(self, model: Any) -> None:
+        """Fill a model of the right shape from an EXL3 checkpoint."""
+        cell = self.request.cell
+        self._load_kernels()
+        stored = Exl3Checkpoint(Path(str(cell.weights_from)), cell.device)
+        unpacks_head = stored.has_own_head and not cell.spec.tie_word_embeddings
+        stored.load_rest(model, without=(f"{HEAD}.weight",) if unpacks_head else ())
+        if unpacks_head:
+            head = model.get_output_embeddings()
+            head.weight.copy_(unpacked(stored.layer(HEAD), *head.weight.shape))
+        for name in projection_names(model):
+            model.set_submodule(name, make_layer(model.get_submodule(name), stored.layer(name)))
 
     def quantize(self, model: Any) -> None:
         """Replace every projection by a layer of random trellises."""
-        self.request.report(f"loading {EXTENSION}, which GPTQModel compiles the first time")
-        load_operators(EXTENSION, prebuilt=False)
+        self._load_kernels()
         super().quantize(model)
 
     def quantize_linear(self, linear: "torch.nn.Linear") -> "torch.nn.Module":
@@ -77,7 +97,7 @@ class ExllamaV3(HfQuantized):
 
         # Its own numbers seed it, so that layers differ and each is the same in every run.
         seed = self.request.seed + int(linear.weight.view(torch.int16).flatten()[:1024].long().sum())
-        return make_layer(linear, BITS[self.request.cell.workload.weights], seed)
+        return make_layer(linear, random_tensors(linear.weight, BITS[self.request.cell.workload.weights], seed))
 
     def quantized_tensors(self, layer: Any) -> "Iterator[torch.Tensor]":
         """Yield the trellis and the signs and scales of columns and rows."""
@@ -88,23 +108,51 @@ class ExllamaV3(HfQuantized):
         """Return what the model says of itself, and what its weights are."""
         from importlib.metadata import version
 
-        weights = {"codebook": CODEBOOK, "quantised": "random trellises, which no weights were searched for"}
-        return super().facts() | weights | {"gptqmodel": version("gptqmodel")}
+        first = self.model.get_submodule(projection_names(self.model)[0])
+        held = [name for name, _ in first.named_buffers()]
+        return super().facts() | self._origin() | {"codebook": codebook(held), "gptqmodel": version("gptqmodel")}
+
+    def _origin(self) -> dict[str, str]:
+        """Return where weights are from, and what became of a head that is quantised there."""
+        cell = self.request.cell
+        if cell.weights_from is None:
+            return {"quantised": "random trellises, which no weights were searched for"}
+        stored = Exl3Checkpoint(Path(cell.weights_from))
+        if not stored.has_own_head:
+            return {"quantised": "EXL3 checkpoint"}
+        source = "tied to the embedding" if cell.spec.tie_word_embeddings else f"unpacked from {stored.bits(HEAD)} bits"
+        return {"quantised": "EXL3 checkpoint", "head": source}
+
+    def _load_kernels(self) -> None:
+        self.request.report(f"loading {EXTENSION}, which GPTQModel compiles the first time")
+        load_operators(EXTENSION, prebuilt=False)
 
 
-def make_layer(linear: "torch.nn.Linear", bits: int, seed: int) -> "torch.nn.Module":
-    """Return GPTQModel's EXL3 layer with random trellises and the bias of one of torch's.
+def make_layer(linear: "torch.nn.Linear", tensors: "dict[str, torch.Tensor]") -> "torch.nn.Module":
+    """Return GPTQModel's EXL3 layer of some tensors with the shape and the bias of one of torch's.
 
     Raises:
         UsageError: GPTQModel does not load here.
     """
-    tensors = random_tensors(linear.weight, bits, seed)
     if linear.bias is not None:
-        tensors["bias"] = linear.bias.detach().clone()
+        tensors = tensors | {"bias": linear.bias.detach().clone()}
     layer: torch.nn.Module = gptqmodel_module("nn_modules.exllamav3").ExllamaV3Linear.from_tensors(
         in_features=linear.in_features, out_features=linear.out_features, name="", tensors=tensors
     )
     return layer.eval()
+
+
+def unpacked(tensors: "dict[str, torch.Tensor]", rows: int, columns: int) -> "torch.Tensor":
+    """Return the weights [rows, columns] of EXL3 tensors, by the library's reference in torch.
+
+    Rows that pad the tensors to a multiple of 128 are left out.
+    """
+    padded = tensors["svh"].shape[0]
+    reference = gptqmodel_module("nn_modules.exllamav3_torch").ExllamaV3TorchLinear.from_tensors(
+        in_features=columns, out_features=padded, name="", tensors=tensors
+    )
+    weight: torch.Tensor = reference.get_weight_tensor().T[:rows]
+    return weight
 
 
 def random_tensors(weight: "torch.Tensor", bits: int, seed: int) -> "dict[str, torch.Tensor]":

@@ -1,6 +1,5 @@
 """A local checkpoint whose projections are packed in 4 bits already, as GPTQ and AWQ tools save them.
 
-Read here and not by transformers, which chooses a kernel by itself.
 Source: the `quantization_config` of https://huggingface.co/docs/transformers/quantization/gptq and .../awq
 """
 
@@ -12,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from memfloor.errors import UsageError
 from memfloor.runtimes.gptq_kernels import BITS, GROUP
 from memfloor.runtimes.stored_quantization import stored_quantization
+from memfloor.runtimes.stored_tensors import StoredTensors
 
 if TYPE_CHECKING:
     import torch
 
-WHOLE = "model.safetensors"
 # By method, the names that tools give to the layout read here; GPTQ's first format stores every zero less one.
 FORMATS = {"gptq": ("gptq", "gptq_v2"), "awq": ("gemm",)}
 # One less in each of eight codes of a word.
@@ -68,7 +67,7 @@ def _packing(folder: str, config: Mapping[str, Any]) -> Packing:
     return Packing(method, symmetric, zeros_less_one=layout.lower() == "gptq")
 
 
-class PackedCheckpoint:
+class PackedCheckpoint(StoredTensors):
     """Give the tensors of a packed checkpoint one by one."""
 
     def __init__(self, folder: Path, packing: Packing, device: str) -> None:
@@ -77,11 +76,8 @@ class PackedCheckpoint:
         Raises:
             UsageError: There is no safetensors file, or one cannot be read.
         """
-        self._folder, self._packing, self._device = folder, packing, device
-        files = [folder / WHOLE] if (folder / WHOLE).is_file() else sorted(folder.glob("*.safetensors"))
-        self._files = {name: file for file in files for name in _names(file)}
-        if not self._files:
-            raise UsageError(f"{folder} holds no tensor in a .safetensors file")
+        super().__init__(folder, device)
+        self._packing = packing
 
     def layer(self, name: str) -> "dict[str, torch.Tensor]":
         """Return `qweight`, `qzeros` and `scales` of a projection, zeros as they are.
@@ -93,43 +89,9 @@ class PackedCheckpoint:
         if self._packing.zeros_less_one:
             # A sum per word and not per code, as tools subtract: where they borrowed, this carries.
             tensors["qzeros"] = tensors["qzeros"] + ONES
-        if f"{name}.g_idx" in self._files:
+        if f"{name}.g_idx" in self:
             self._check_order(name)
         return tensors
-
-    def load_rest(self, model: Any) -> None:
-        """Copy everything but the projections' weights into a model of the same shape.
-
-        Raises:
-            UsageError: A tensor is missing or of another shape.
-        """
-        import torch
-
-        with torch.no_grad():
-            # A tied head is the embedding table, and comes once.
-            for name, parameter in model.named_parameters():
-                if not name.endswith("_proj.weight"):
-                    self._copy(name, parameter)
-
-    def tensor(self, name: str) -> "torch.Tensor":
-        """Return a tensor on the device of the checkpoint.
-
-        Raises:
-            UsageError: There is none of that name.
-        """
-        from safetensors import safe_open
-
-        if name not in self._files:
-            raise UsageError(f"{self._folder} lacks the tensor {name}")
-        with safe_open(self._files[name], framework="pt", device=self._device) as file:
-            tensor: torch.Tensor = file.get_tensor(name)
-        return tensor
-
-    def _copy(self, name: str, parameter: "torch.Tensor") -> None:
-        stored = self.tensor(name)
-        if stored.shape != parameter.shape:
-            raise UsageError(f"{name} in {self._files[name]} is {list(stored.shape)}, not {list(parameter.shape)}")
-        parameter.copy_(stored)
 
     def _check_order(self, name: str) -> None:
         import torch
@@ -139,13 +101,3 @@ class PackedCheckpoint:
         # Some tools save zeros where columns are in order.
         if order.any() and not torch.equal(order, in_order):
             raise UsageError(f"{name} in {self._folder} has its columns reordered")
-
-
-def _names(file: Path) -> list[str]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            return list(tensors.keys())
-    except (SafetensorError, OSError) as error:
-        raise UsageError(f"cannot read {file}: {error}") from error
