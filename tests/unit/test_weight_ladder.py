@@ -192,6 +192,17 @@ def test_outputs_of_paths_may_differ_and_their_kernels_do_by_construction(cell_o
     assert confounder.startswith("by construction")
 
 
+@pytest.mark.parametrize(("second", "share"), [(0.6, "60 % [59, 61]"), (2.0, "not resolved")])
+def test_a_share_of_blocks_that_disagree_is_not_told(cell_of, took, ladder_of, second, share):
+    base, narrow = cell_of("hf-eager"), cell_of(weights="int8", head="int8")
+    saved = (total(base) - total(narrow)) / CEILING
+    ours, theirs = {0: 10 * saved, 1: 10 * saved}, {0: (10 - 0.599) * saved, 1: (10 - second - 0.001) * saved}
+    ladder = ladder_of(base, {"p": narrow}, [*took(base, ours), *took(narrow, theirs)])
+    cells = dict(zip(TRAFFIC_COLUMNS, traffic_row(ladder.paths[0]), strict=True))
+    assert cells["share realised"] == share
+    assert any("not resolved where its interval" in line for line in ladder_lines(ladder))
+
+
 def test_a_path_that_cannot_run_keeps_its_bytes_and_says_why(cell_of, took, ladder_of, make_skip):
     base, narrow = cell_of("hf-eager"), cell_of("llama-cpp", weights="int8-g32", head="int8-g32")
     skip = make_skip(reason="gguf is not installed", cell=narrow).model_copy(update={"session_id": SESSION})

@@ -52,6 +52,9 @@ QUALITY_COLUMNS = ("path", "relative error", "same top-1", "KL, nats", "perplexi
 OTHERS = ("norms and elementwise", "cache copies", "sampling")
 DEQUANTIZATION = "dequantisation"
 NOTHING = "-"
+# An interval as wide as this tells nothing of a share from all of it, or twice that.
+WIDEST_SHARE = 2.0
+UNRESOLVED = "not resolved"
 
 
 def ladder_title(ladder: WeightLadder) -> str:
@@ -138,7 +141,8 @@ def ladder_lines(ladder: WeightLadder) -> list[str]:
     """Return in sentences what the tables of a ladder rest on."""
     said = [
         "Promised: the baseline's bytes over the path's. Share realised: the time saved over what the bytes saved take "
-        "at the paired ceiling; more than all where the path also sheds time that is not its bytes'.",
+        "at the paired ceiling; more than all where the path also sheds time that is not its bytes'; "
+        f"{UNRESOLVED} where its interval is wider than from none to twice the bytes'.",
         "Of its own 16 bits: the same over the same runtime with 16-bit weights, which is what the format alone does.",
     ]
     if why_rows(ladder):
@@ -177,6 +181,8 @@ def _share(found: Saving | None) -> str:
     if found is None or found.realised is None:
         return NOTHING
     mean = found.realised
+    if mean.ci95 and mean.ci95[1] - mean.ci95[0] > WIDEST_SHARE:
+        return UNRESOLVED
     interval = f" [{100 * mean.ci95[0]:.0f}, {100 * mean.ci95[1]:.0f}]" if mean.ci95 else ""
     return f"{100 * mean.value:.0f} %{interval}"
 
