@@ -25,7 +25,9 @@ THRESHOLDS = ("6", "0")
 class Bitsandbytes(HfQuantized):
     """Decode with `Linear4bit` or `Linear8bitLt` in place of every linear layer but the head.
 
-    Option `threshold`, for int8 alone: the size from which a column of activations is multiplied in 16 bits.
+    Option `threshold`, for int8 alone: the size from which a column of activations is multiplied in 16 bits, with
+    kernels of its own. Steps then differ in their kernels, and two traces of one cell too, so that its ledger is
+    refused; with threshold=0 there are no such columns.
     """
 
     name: ClassVar[str] = "bitsandbytes"
