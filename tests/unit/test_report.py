@@ -277,7 +277,7 @@ def test_sql_sees_runs_and_steps(make_run, make_failure):
     _, rows = run_query(tables_of(records), "select median(host_seconds) from steps where phase = 'timed'")
     assert rows[0][0] == pytest.approx(0.011)
     _, rows = run_query(tables_of(records), "select p50_seconds, reason from runs where kind = 'failure'")
-    assert rows == [(None, "out_of_memory: needs 15 GB, 2 GB is free")]
+    assert rows == [(None, "out of memory: needs 15 GB, 2 GB is free")]
 
 
 def test_sql_tells_arms_apart_and_sees_an_anatomys_own_ledger(make_run, make_cell, anatomy_of):

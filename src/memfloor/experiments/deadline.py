@@ -15,7 +15,7 @@ from memfloor.experiments.loop_session import loop_name, loop_session
 from memfloor.hardware import match_driver_name
 from memfloor.measure.environment import device_name
 from memfloor.record import Cell, ControlLoop, Failure, LoopAsked, Store
-from memfloor.record.schema import OfCell
+from memfloor.record.run import OfCell
 from memfloor.report.deadlines import device_floors
 from memfloor.runtimes import Prefilling, find_runtime
 from memfloor.spec import check_context

@@ -2,6 +2,7 @@
 
 from memfloor.record.anatomy import Anatomy, Role, StepTrace, TracedKernel
 from memfloor.record.ceiling import CPU_CEILING_PASSES, STEADY_SPREAD, CeilingReading, paired_ceiling
+from memfloor.record.cell import Cell, Protocol, StepPart, parse_runtime
 from memfloor.record.comparison import Arm, ArmObservation, Comparison, DifferingField, Outputs, Question
 from memfloor.record.contents import Contents, Record, UnreadableFile, read_file, read_record, record_text
 from memfloor.record.control import ControlLoop, Cycles, LoopAsked
@@ -14,26 +15,11 @@ from memfloor.record.energy import (
     EnergyWindow,
     MeasuredEnergy,
 )
+from memfloor.record.environment import DeviceInfo, Environment, ObservedPath, OutputError
 from memfloor.record.files import FileIdentity, files_below
 from memfloor.record.index import read_digests
 from memfloor.record.quality import LogitErrors, Quality
-from memfloor.record.schema import (
-    SCHEMA_VERSION,
-    Cell,
-    DeviceInfo,
-    Environment,
-    Failure,
-    ObservedPath,
-    OutputError,
-    Part,
-    Protocol,
-    Run,
-    Skip,
-    Step,
-    StepPart,
-    Timed,
-    parse_runtime,
-)
+from memfloor.record.run import SCHEMA_VERSION, Failure, Part, Run, Skip, Step, Timed
 from memfloor.record.store import Store
 
 __all__ = [

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from memfloor.record.ceiling import CeilingReading
 from memfloor.record.frozen import Frozen
-from memfloor.record.schema import Step, Timed
+from memfloor.record.run import Step, Timed
 
 # What a product of quantised weights does beside multiplying, as scaling or widening them, is `dequantization`.
 Role = Literal["weights", "dequantization", "attention", "cache", "elementwise", "sampling"]

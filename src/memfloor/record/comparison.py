@@ -5,8 +5,9 @@ from typing import Literal
 from pydantic import Field
 
 from memfloor.record.anatomy import StepTrace
+from memfloor.record.cell import Cell, Protocol
 from memfloor.record.frozen import MOST, Frozen
-from memfloor.record.schema import Cell, Protocol, Stored
+from memfloor.record.run import Stored
 
 Arm = Literal["baseline", "candidate"]
 # What of an environment, or the outputs, may be allowed to differ between the runs of a comparison.

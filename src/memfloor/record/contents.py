@@ -10,11 +10,12 @@ from pydantic_core import from_json
 
 from memfloor.errors import first_problem
 from memfloor.record.anatomy import Anatomy
+from memfloor.record.cell import StepPart
 from memfloor.record.comparison import ArmObservation, Comparison
 from memfloor.record.control import ControlLoop
 from memfloor.record.energy import EnergyRun
 from memfloor.record.quality import Quality
-from memfloor.record.schema import SCHEMA_VERSION, Failure, Run, Skip, StepPart
+from memfloor.record.run import SCHEMA_VERSION, Failure, Run, Skip
 
 Record = Run | Failure | Skip | Anatomy | Comparison | ArmObservation | Quality | EnergyRun | ControlLoop
 _ADAPTER: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])

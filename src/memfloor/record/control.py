@@ -7,8 +7,9 @@ from typing import Literal, Self, TypeVar
 from pydantic import Field, model_validator
 
 from memfloor.record.ceiling import CeilingReading
+from memfloor.record.environment import Environment, ObservedPath
 from memfloor.record.frozen import Frozen
-from memfloor.record.schema import Environment, ObservedPath, OfCell
+from memfloor.record.run import OfCell
 from memfloor.spec import check_context
 
 Value = TypeVar("Value")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from memfloor.record.schema import Failure, Run, Skip
+from memfloor.record.run import Failure, Run, Skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,8 @@ def digest_of(record: Run | Failure | Skip) -> Digest:
             foreign_load=record.environment.foreign_load,
             git_commit=record.environment.git_commit,
         )
-    reason = record.reason if isinstance(record, Skip) else f"{record.cause}: {record.last_words}"
-    return Digest(**_identity(record), device=record.device.name if record.device else None, reason=reason)
+    device = record.device.name if record.device else None
+    return Digest(**_identity(record), device=device, reason=record.lost_reason)
 
 
 def _identity(record: Run | Failure | Skip) -> dict[str, Any]:

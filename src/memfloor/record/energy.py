@@ -5,8 +5,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from memfloor.record.environment import DeviceInfo, Environment, ObservedPath, Reading
 from memfloor.record.frozen import MOST, Frozen
-from memfloor.record.schema import DeviceInfo, Environment, ObservedPath, OfCell, Reading
+from memfloor.record.run import OfCell
 
 # What a sensor gives: the energy since some moment, or the power of now.
 Quantity = Literal["joules", "watts"]

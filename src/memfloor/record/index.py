@@ -22,7 +22,7 @@ from memfloor.errors import UsageError
 from memfloor.record.contents import Record, UnreadableFile, read_file
 from memfloor.record.digest import Digest, digest_of
 from memfloor.record.files import FileIdentity, files_below
-from memfloor.record.schema import Failure, Run, Skip
+from memfloor.record.run import Failure, Run, Skip
 
 # A record that is no run, failure or skip has no digest.
 Entry = Digest | None

@@ -4,8 +4,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from memfloor.record.cell import Cell
 from memfloor.record.frozen import Frozen
-from memfloor.record.schema import Cell, Stored
+from memfloor.record.run import Stored
 
 
 class LogitErrors(Frozen):

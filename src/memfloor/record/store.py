@@ -16,7 +16,7 @@ from memfloor.record.contents import Contents, Record, UnreadableFile, read_file
 from memfloor.record.files import CLOCK_NS, files_below, identity_of
 from memfloor.record.index import note
 from memfloor.record.quality import Quality
-from memfloor.record.schema import Failure, Run, Skip
+from memfloor.record.run import Failure, Run, Skip
 
 TRACE_SUFFIX = ".trace.json.gz"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from memfloor.record import Cell, DeviceInfo
-from memfloor.record.schema import OfCell
+from memfloor.record.run import OfCell
 
 Of = TypeVar("Of", bound=OfCell)
 

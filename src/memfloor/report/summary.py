@@ -83,7 +83,7 @@ def summarise(records: Iterable[Run | Failure | Skip]) -> tuple[list[CellSummary
 def _given(record: Run | Failure | Skip) -> Given:
     if isinstance(record, Run):
         return Given(record.environment.device, record.protocol)
-    return Given(record.device, reason=lost_reason(record))
+    return Given(record.device, reason=record.lost_reason)
 
 
 def summarise_cell(runs: Sequence[Timed]) -> CellSummary:
@@ -115,13 +115,6 @@ def floor_bytes(cell: Cell) -> dict[str, int]:
     if cell.part == "attention":
         return {"streamed": attention_traffic(cell.spec, cell.workload).total_bytes}
     return {name: step_traffic(cell.spec, cell.workload, name).total_bytes for name in CONVENTIONS}
-
-
-def lost_reason(record: Failure | Skip) -> str:
-    """Return why a run gave no times."""
-    if isinstance(record, Skip):
-        return record.reason
-    return f"{record.cause.replace('_', ' ')}: {record.last_words}"
 
 
 def _order(summary: CellSummary) -> tuple[str, str, int, int, str]:

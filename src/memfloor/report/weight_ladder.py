@@ -12,7 +12,7 @@ from memfloor.record import Cell, Comparison, Contents, Quality, Run
 from memfloor.report.compared import Compared, compare
 from memfloor.report.ledger import Ledger, make_ledger
 from memfloor.report.qualities import quality_json
-from memfloor.report.summary import CellSummary, lost_reason, summarise_cell
+from memfloor.report.summary import CellSummary, summarise_cell
 from memfloor.report.tables import runtime_label
 from memfloor.spec import weight_format
 from memfloor.stats import BlockMean, block_mean
@@ -215,7 +215,7 @@ def _row(member: _Member, members: Sequence[_Member], session: Contents) -> Weig
         name=member.name,
         cell=member.cell,
         runs=member.runs,
-        lost=lost_reason(lost[-1]) if lost and not member.runs else None,
+        lost=lost[-1].lost_reason if lost and not member.runs else None,
         compared=member.compared,
         saving=None if member is baseline else _saving(baseline, member),
         own_saving=_saving(source, member) if source and source is not baseline else None,
