@@ -7,15 +7,9 @@ import pytest
 
 from memfloor.errors import UsageError
 from memfloor.hardware import find_device
-from memfloor.report.prediction import (
-    Fit,
-    fit_model,
-    leave_devices_out,
-    observations,
-    point,
-    predict,
-)
+from memfloor.report.prediction import observations, point, predict
 from memfloor.report.prediction_section import prediction_section, predictions_of
+from memfloor.report.step_model import Fit, fit_model, leave_devices_out
 from memfloor.report.summary import summarise
 from memfloor.spec import Workload, load_model
 

@@ -17,6 +17,7 @@ from memfloor.record import Cell
 from memfloor.report import prediction
 from memfloor.report.control import LoopSummary
 from memfloor.report.deadlines import Asked, cycle_floor
+from memfloor.report.step_model import Observation
 from memfloor.report.summary import CellSummary
 from memfloor.report.tables import runtime_label
 from memfloor.tails import quantile
@@ -192,7 +193,7 @@ def _predicted(asked: Asked, summaries: Sequence[CellSummary]) -> Iterator[Candi
             yield from _expected(asked, by_device, prediction.predict_each(observed, places, path))
 
 
-def _place(asked: Asked, device: str, summary: CellSummary) -> prediction.Observation | None:
+def _place(asked: Asked, device: str, summary: CellSummary) -> Observation | None:
     workload = summary.cell.workload.model_copy(update={"context_len": asked.workload.context_len})
     try:
         return prediction.point(asked.spec, workload, device, _bandwidth(summary))

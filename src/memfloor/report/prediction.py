@@ -1,9 +1,7 @@
-"""How long would a step take where nothing was measured? A model of three terms, fitted to measured and published ones.
+"""How long would a step take where nothing was measured? As a model of steps expects it that was fitted to others.
 
-A step takes as long as its matrices need at a share of the bandwidth, its keys and values some times as long as at all
-of it, and a fixed cost for each layer: launches, synchronisation, small kernels. The terms are added, although a GPU
-launches while it computes: over devices that sum errs less than their maximum (docs/method.md). Each prediction stands
-beside the errors of the same model on devices it was not fitted to.
+They are measured and published ones. Each prediction stands beside the errors of the same model on devices that it was
+not fitted to.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,14 +9,12 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from memfloor.errors import UsageError
 from memfloor.floor import step_traffic
 from memfloor.hardware import find_device
 from memfloor.record import Cell
 from memfloor.report.paper import published, published_cells
+from memfloor.report.step_model import Fit, LeftOut, Observation, fit_model, leave_devices_out
 from memfloor.report.summary import CellSummary
 from memfloor.report.tables import runtime_label
 from memfloor.spec import ModelSpec, Workload, load_model
@@ -27,65 +23,6 @@ from memfloor.spec import ModelSpec, Workload, load_model
 REACH = 2.0
 FEWEST_DEVICES, FEWEST_CELLS = 2, 3
 PUBLISHED_RUNTIME = "hf-eager"
-# A device whose cells err more than that pulls no harder.
-SOFT_ERROR = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """Hold one step that a model is fitted to.
-
-    Attributes:
-        device: Short name of the device, or its driver's.
-        model: What was decoded.
-        context_len: Tokens in the KV cache.
-        layers: Decoder blocks.
-        matrix_seconds: Time of a step's bytes other than keys and values at the device's bandwidth.
-        kv_seconds: The same of keys and values.
-        step_seconds: What a step took.
-        origin: `measured` or `published`.
-    """
-
-    device: str
-    model: str
-    context_len: int
-    layers: int
-    matrix_seconds: float
-    kv_seconds: float
-    step_seconds: float
-    origin: str
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """Hold the three numbers of a model.
-
-    Attributes:
-        layer_seconds: Fixed cost of a layer.
-        bandwidth_share: Of the bandwidth that matrices reach.
-        kv_times: How many times as long keys and values take as at all of the bandwidth.
-    """
-
-    layer_seconds: float
-    bandwidth_share: float
-    kv_times: float
-
-    def seconds(self, at: Observation) -> float:
-        """Return the step that the model expects; what the observation itself took does not count."""
-        return at.layers * self.layer_seconds + at.matrix_seconds / self.bandwidth_share + self.kv_times * at.kv_seconds
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """Hold what a model fitted without a device expects of one of its cells, beside what was observed."""
-
-    observation: Observation
-    expected_seconds: float
-
-    @property
-    def error(self) -> float:
-        """Return the relative error of the expectation."""
-        return self.expected_seconds / self.observation.step_seconds - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,47 +144,6 @@ def predict_each(seen: Sequence[Observation], places: Sequence[Observation], run
         Prediction(None if refusal else fit.seconds(at), refusal, fit, left_out, at)
         for at, refusal in zip(places, refusals, strict=True)
     ]
-
-
-def leave_devices_out(seen: Sequence[Observation]) -> list[LeftOut]:
-    """Return what is expected of each observed cell by a model that knows the other devices alone."""
-    fits = {
-        device: fit_model([item for item in seen if item.device != device])
-        for device in dict.fromkeys(item.device for item in seen)
-    }
-    return [LeftOut(item, fits[item.device].seconds(item)) for item in seen]
-
-
-def fit_model(seen: Sequence[Observation]) -> Fit:
-    """Return the model with the smallest relative errors, large ones counting less than by their square."""
-    # Half a second of import that nothing else here needs.
-    from scipy.optimize import least_squares
-
-    layers, matrices, keys_and_values, steps = (
-        np.array([getattr(item, name) for item in seen])
-        for name in ("layers", "matrix_seconds", "kv_seconds", "step_seconds")
-    )
-
-    def errors(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-        # As `Fit.seconds`, of all at once.
-        layer_seconds, bandwidth_share, kv_times = numbers
-        expected = layers * layer_seconds + matrices / bandwidth_share + kv_times * keys_and_values
-        return np.asarray(np.log(expected / steps))
-
-    solutions = [
-        least_squares(
-            errors,
-            (layer_seconds, share, 3.0),
-            bounds=((0, 0.05, 1), (1, 1, 100)),
-            loss="soft_l1",
-            f_scale=SOFT_ERROR,
-            x_scale=(1e-4, 0.1, 1),
-        )
-        # The errors have more than one valley.
-        for layer_seconds in (1e-6, 3e-4, 1e-3)
-        for share in (0.6, 0.95)
-    ]
-    return Fit(*(float(value) for value in min(solutions, key=lambda solution: solution.cost).x))
 
 
 def _beyond(seen: Sequence[Observation], at: Observation) -> str | None:

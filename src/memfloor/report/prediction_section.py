@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from memfloor.hardware import catalogue
 from memfloor.record import Cell
-from memfloor.report.prediction import Observation, Prediction, observations, point, predict_each, seen_enough
+from memfloor.report.prediction import Prediction, observations, point, predict_each, seen_enough
+from memfloor.report.step_model import Observation
 from memfloor.report.summary import CellSummary
 from memfloor.report.tables import runtime_label
 from memfloor.report.templates import template
