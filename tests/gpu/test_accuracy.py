@@ -12,7 +12,7 @@ from memfloor.engine.cuda.weights import pack_weights
 from memfloor.engine.decode import Decoder
 from memfloor.engine.kernels.dependency import MODES
 from memfloor.engine.reference import reference_logits
-from memfloor.runtimes.hf import hf_config_fields
+from memfloor.runtimes.hf_model import hf_config_fields
 from memfloor.runtimes.random_weights import fill_parameters
 from memfloor.spec import load_model
 

@@ -12,7 +12,7 @@ from memfloor.floor import step_traffic
 from memfloor.record import Cell
 from memfloor.runtimes import DecodeRequest, find_runtime
 from memfloor.runtimes.gptq_operators import gptqmodel_module
-from memfloor.runtimes.hf import load_model
+from memfloor.runtimes.hf_model import load_model
 from memfloor.runtimes.hf_quantized import projection_names
 from memfloor.spec import Workload
 from memfloor.spec import load_model as load_spec

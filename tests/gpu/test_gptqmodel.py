@@ -13,7 +13,7 @@ from memfloor.record import Cell
 from memfloor.runtimes import DecodeRequest, find_runtime
 from memfloor.runtimes.gptq_kernels import KERNELS
 from memfloor.runtimes.gptq_packing import round_to_nearest
-from memfloor.runtimes.hf import load_model
+from memfloor.runtimes.hf_model import load_model
 from memfloor.runtimes.hf_quantized import projection_names
 from memfloor.spec import Workload
 from memfloor.spec import load_model as load_spec

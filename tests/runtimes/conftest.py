@@ -89,7 +89,7 @@ def checkpoint(tmp_path):
         import torch._inductor.compile_fx
         from transformers import AutoConfig, AutoModelForCausalLM
 
-        from memfloor.runtimes.hf import hf_config_fields
+        from memfloor.runtimes.hf_model import hf_config_fields
 
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**hf_config_fields(spec)), dtype=torch.float32)

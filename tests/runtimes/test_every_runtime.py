@@ -4,7 +4,7 @@ import torch
 
 from memfloor.errors import UsageError
 from memfloor.runtimes import REGISTRY, Prefilling, check_options, find_runtime
-from memfloor.runtimes.hf import hf_config_fields
+from memfloor.runtimes.hf_model import hf_config_fields
 from memfloor.runtimes.random_weights import fill_parameters
 
 each_runtime = pytest.mark.parametrize("runtime", REGISTRY)

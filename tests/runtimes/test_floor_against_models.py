@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from memfloor.floor import kv_bytes_per_token, parameter_count, step_traffic
-from memfloor.runtimes.hf import hf_config_fields
+from memfloor.runtimes.hf_model import hf_config_fields
 from memfloor.spec import load_model, model_names
 
 SHAPES = [

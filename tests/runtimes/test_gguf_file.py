@@ -170,7 +170,7 @@ def test_the_factors_of_llama3_are_those_of_transformers(tiny):
     from transformers import AutoConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    from memfloor.runtimes.hf import hf_config_fields
+    from memfloor.runtimes.hf_model import hf_config_fields
 
     scaled, plain = tiny("llama", rope_scaling=LLAMA3), tiny("llama")
     fields = hf_config_fields(scaled)

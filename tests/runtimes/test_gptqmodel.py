@@ -14,7 +14,7 @@ from memfloor.runtimes.gptq_kernels import KERNELS
 from memfloor.runtimes.gptq_operators import gptqmodel_module, load_operators, operators_file
 from memfloor.runtimes.gptq_packing import pack, round_to_nearest
 from memfloor.runtimes.gptqmodel import GptqModel, GptqModelStatic, make_layer
-from memfloor.runtimes.hf import load_model
+from memfloor.runtimes.hf_model import load_model
 from memfloor.runtimes.hf_quantized import projection_names
 
 CPU_KERNELS = [name for name, kernel in KERNELS.items() if kernel.device == "cpu"]

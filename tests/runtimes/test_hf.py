@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from memfloor.runtimes import find_runtime
-from memfloor.runtimes.hf import hf_config_fields, load_model
+from memfloor.runtimes.hf_model import hf_config_fields, load_model
 from memfloor.runtimes.hf_static import HfStatic
 from memfloor.spec import from_hf_config, model_names
 from memfloor.spec import load_model as load_spec

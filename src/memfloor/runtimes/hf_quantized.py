@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from memfloor.errors import UsageError
 from memfloor.floor import projections, step_traffic
 from memfloor.record import Cell, ObservedPath
-from memfloor.runtimes.hf import HfEager, torch_dtype
+from memfloor.runtimes.hf import HfEager
+from memfloor.runtimes.hf_model import torch_dtype
 from memfloor.runtimes.library import Library
 from memfloor.runtimes.stored_quantization import stored_quantization
 from memfloor.spec import ModelSpec, weight_format

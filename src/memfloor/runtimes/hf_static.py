@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from memfloor.record import Cell
-from memfloor.runtimes.hf import HfEager, torch_dtype
+from memfloor.runtimes.hf import HfEager
+from memfloor.runtimes.hf_model import torch_dtype
 from memfloor.runtimes.protocol import DecodeRequest
 
 if TYPE_CHECKING:

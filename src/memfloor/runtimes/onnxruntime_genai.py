@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from memfloor.engine.cpu.native import allowed_cpus
 from memfloor.errors import UsageError
 from memfloor.record import Cell, ObservedPath
-from memfloor.runtimes.hf import load_model
+from memfloor.runtimes.hf_model import load_model
 from memfloor.runtimes.library import first_missing
 from memfloor.runtimes.memory import require_memory
 from memfloor.runtimes.one_call import OneCallRuntime

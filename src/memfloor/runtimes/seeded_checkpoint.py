@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from memfloor.record import Cell
-from memfloor.runtimes.hf import load_model
+from memfloor.runtimes.hf_model import load_model
 from memfloor.runtimes.memory import require_memory
 
 

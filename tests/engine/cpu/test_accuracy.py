@@ -191,7 +191,7 @@ def same_model(transformers, model, matrices):
     """Return transformers' model of the engine's random numbers, its matrices as the engine's kernels see them."""
     from transformers.initialization import no_init_weights
 
-    from memfloor.runtimes.hf import hf_config_fields
+    from memfloor.runtimes.hf_model import hf_config_fields
 
     spec, source = model.spec, RandomTensors(model.spec, 1)
     config = transformers.AutoConfig.for_model(**{**hf_config_fields(spec), "tie_word_embeddings": False})
