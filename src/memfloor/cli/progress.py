@@ -89,6 +89,6 @@ def outcome(record: Run | Failure | Skip) -> str:
             ceiling = format_bandwidth(record.ceiling_bytes_per_second)
             return f"{format_seconds(record.p50_seconds)} a step beside a ceiling of {ceiling}"
         case Failure():
-            return f"{record.cause.replace('_', ' ')}: {record.last_words}"
+            return record.lost_reason
         case Skip():
             return f"skipped: {record.reason}"

@@ -1,12 +1,12 @@
 """`memfloor tune`: launch shapes of the engine that are fastest on this GPU, kept for its option shapes=tuned."""
 
 import math
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from memfloor.cli.comparing import say
 from memfloor.cli.output import print_json, print_table, print_text
 from memfloor.cli.parse import parse_counts
 from memfloor.errors import UsageError
@@ -53,17 +53,13 @@ def tune(
         raise UsageError(f"minutes must be above zero and finite, not {minutes:g}")
     workload = Workload.of(contexts[0], weights=weights, kv=kv, head=head)
     try:
-        found = take_tuning(load_model(model), workload, device_id, 60 * minutes, _say)
+        found = take_tuning(load_model(model), workload, device_id, 60 * minutes, say)
     except MemoryError as error:
         raise UsageError(str(error)) from error
     if json:
         print_json(asdict(found) | {"path": str(found.path)})
         return
     _show(found)
-
-
-def _say(text: str) -> None:
-    print(f"memfloor: {text}", file=sys.stderr)
 
 
 def _show(found: "Tuning") -> None:

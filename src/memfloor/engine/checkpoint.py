@@ -56,7 +56,7 @@ class Checkpoint:
             UsageError: A file is missing, truncated or no safetensors, or a tensor is missing, unknown, of another
                 shape or of a type the engine does not read.
         """
-        self._tensors = _read_headers(folder)
+        self._tensors = read_headers(folder)
         _check(self._tensors, spec, folder)
 
     def vector(self, name: str) -> Bits:
@@ -87,7 +87,12 @@ class Checkpoint:
         return stored.reshape(shape)
 
 
-def _read_headers(folder: Path) -> dict[str, StoredTensor]:
+def read_headers(folder: Path) -> dict[str, StoredTensor]:
+    """Return where the tensors of a checkpoint lie, by name; none is read yet.
+
+    Raises:
+        UsageError: A file is missing, truncated or no safetensors, or two tensors share a name or bytes.
+    """
     tensors: dict[str, StoredTensor] = {}
     for file in _files(folder):
         found = _read_header(file)

@@ -41,6 +41,7 @@ class ExllamaV3(HfQuantized):
     formats: ClassVar[Mapping[str, tuple[str, ...]]] = dict.fromkeys(BITS, ("cuda",))
     types: ClassVar[tuple[str, ...]] = ("fp16",)
     products: ClassVar[Mapping[str, re.Pattern[str]]] = {"cuda": re.compile("gptqmodel_exllamav3::bc_linear_exl3_run")}
+    reads_stored: ClassVar[bool] = True
     unpacks: ClassVar[re.Pattern[str]] = re.compile("gptqmodel_exllamav3::reconstruct")
 
     @classmethod
@@ -66,12 +67,6 @@ class ExllamaV3(HfQuantized):
         weights = (name for name in expected_tensors(cell.spec) if name.endswith("_proj.weight"))
         layers = [name.removesuffix(".weight") for name in weights]
         return refuse_checkpoint(cell.weights_from, layers, BITS[cell.workload.weights])
-
-    def loaded_cell(self) -> Cell:
-        """Return the cell in 16 bits and without its checkpoint, which is read afterwards."""
-        cell = self.request.cell
-        workload = cell.workload.model_copy(update={"weights": cell.workload.head})
-        return cell.model_copy(update={"workload": workload, "weights_from": None})
 
     def finish(self, model: Any) -> None:
         """Fill a model of the right shape from an EXL3 checkpoint."""

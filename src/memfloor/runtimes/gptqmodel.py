@@ -56,6 +56,7 @@ class GptqModel(HfQuantized):
         "cuda": re.compile(r"gptq_marlin_gemm|gemm_half_q_half"),
         "cpu": re.compile(r"_weight_int4pack_mm_for_cpu"),
     }
+    reads_stored: ClassVar[bool] = True
     # No layer of these writes 16-bit weights in operators of its own: torch's products give it away.
     unpacks: ClassVar[re.Pattern[str]] = re.compile(r"(?!)")
 
@@ -87,13 +88,6 @@ class GptqModel(HfQuantized):
     def kernel(self) -> Kernel:
         """Return the kernel that the cell asks for."""
         return KERNELS[kernel_name(self.request.cell)]
-
-    def loaded_cell(self) -> Cell:
-        """Return the cell in 16 bits; without its checkpoint where that is packed and read afterwards."""
-        cell = self.request.cell
-        workload = cell.workload.model_copy(update={"weights": cell.workload.head})
-        weights_from = None if read_packing(cell.weights_from) else cell.weights_from
-        return cell.model_copy(update={"workload": workload, "weights_from": weights_from})
 
     def finish(self, model: Any) -> None:
         """Fill a model of the right shape from a packed checkpoint."""

@@ -36,6 +36,8 @@ class HfQuantized(HfEager):
         types: Types of the head, the activations and the KV cache.
         products: By kind of device, operators that multiply by quantised weights as they lie in memory.
         unpacks: Operators that write 16-bit weights, which a product of torch then reads.
+        reads_stored: Whether `finish` itself reads a checkpoint that was stored quantised, into a model without one;
+            otherwise transformers reads it.
         torch_products: Operators of torch that may multiply by those.
     """
 
@@ -44,6 +46,7 @@ class HfQuantized(HfEager):
     types: ClassVar[tuple[str, ...]] = ("bf16",)
     products: ClassVar[Mapping[str, re.Pattern[str]]]
     unpacks: ClassVar[re.Pattern[str]]
+    reads_stored: ClassVar[bool] = False
     torch_products: ClassVar[re.Pattern[str]] = TORCH_PRODUCTS
 
     @classmethod
@@ -74,11 +77,14 @@ class HfQuantized(HfEager):
         return _refused_group(cell.spec, weights)
 
     def loaded_cell(self) -> Cell:
-        """Return the cell with its weights in the type in which they are loaded."""
-        cell = self.request.cell
-        if stored_quantization(cell.weights_from):
-            return cell
-        return cell.model_copy(update={"workload": cell.workload.model_copy(update={"weights": cell.workload.head})})
+        """Return the cell with its weights in the type in which they are loaded, and no checkpoint read later."""
+        cell, weights_from = self.request.cell, self.request.cell.weights_from
+        if stored_quantization(weights_from):
+            if not self.reads_stored:
+                return cell
+            weights_from = None
+        workload = cell.workload.model_copy(update={"weights": cell.workload.head})
+        return cell.model_copy(update={"workload": workload, "weights_from": weights_from})
 
     def make_model(self) -> Any:
         """Return the model with quantised projections, whose bytes are those of the weight format.

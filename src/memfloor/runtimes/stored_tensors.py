@@ -6,12 +6,11 @@ Read here and not by transformers, which would choose the layers by itself.
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memfloor.engine.checkpoint import StoredTensor, read_headers
 from memfloor.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
-
-WHOLE = "model.safetensors"
 
 
 class StoredTensors:
@@ -21,21 +20,18 @@ class StoredTensors:
         """List the tensors; none is read yet.
 
         Args:
-            folder: Of the checkpoint; one whole file goes before its parts.
+            folder: Of the checkpoint.
             device: Where tensors are put.
 
         Raises:
             UsageError: There is no safetensors file, or one cannot be read.
         """
         self._folder, self._device = folder, device
-        files = [folder / WHOLE] if (folder / WHOLE).is_file() else sorted(folder.glob("*.safetensors"))
-        self._files = {name: file for file in files for name in _names(file)}
-        if not self._files:
-            raise UsageError(f"{folder} holds no tensor in a .safetensors file")
+        self._places = read_headers(folder)
 
     def __contains__(self, name: str) -> bool:
         """Tell whether there is a tensor of a name."""
-        return name in self._files
+        return name in self._places
 
     def tensor(self, name: str) -> "torch.Tensor":
         """Return a tensor on the device.
@@ -45,7 +41,7 @@ class StoredTensors:
         """
         from safetensors import safe_open
 
-        with safe_open(self._file(name), framework="pt", device=self._device) as file:
+        with safe_open(self._place(name).file, framework="pt", device=self._device) as file:
             tensor: torch.Tensor = file.get_tensor(name)
         return tensor
 
@@ -55,10 +51,7 @@ class StoredTensors:
         Raises:
             UsageError: There is none of that name.
         """
-        from safetensors import safe_open
-
-        with safe_open(self._file(name), framework="pt") as file:
-            return tuple(file.get_slice(name).get_shape())
+        return self._place(name).shape
 
     def load_rest(self, model: Any, *, without: tuple[str, ...] = ()) -> None:
         """Copy everything but the projections' weights, and those named, into a model of the same shape.
@@ -74,23 +67,13 @@ class StoredTensors:
                 if not name.endswith("_proj.weight") and name not in without:
                     self._copy(name, parameter)
 
-    def _file(self, name: str) -> Path:
-        if name not in self._files:
+    def _place(self, name: str) -> StoredTensor:
+        if name not in self._places:
             raise UsageError(f"{self._folder} lacks the tensor {name}")
-        return self._files[name]
+        return self._places[name]
 
     def _copy(self, name: str, parameter: "torch.Tensor") -> None:
-        stored = self.tensor(name)
-        if stored.shape != parameter.shape:
-            raise UsageError(f"{name} in {self._files[name]} is {list(stored.shape)}, not {list(parameter.shape)}")
-        parameter.copy_(stored)
-
-
-def _names(file: Path) -> list[str]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            return list(tensors.keys())
-    except (SafetensorError, OSError) as error:
-        raise UsageError(f"cannot read {file}: {error}") from error
+        place = self._place(name)
+        if place.shape != tuple(parameter.shape):
+            raise UsageError(f"{name} in {place.file} is {list(place.shape)}, not {list(parameter.shape)}")
+        parameter.copy_(self.tensor(name))
